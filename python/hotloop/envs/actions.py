@@ -1,0 +1,105 @@
+"""From a policy's actions to what an action space accepts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+ActionBounds: TypeAlias = Literal["clip", "scale", "none"]
+
+
+class DiscreteActions:
+    """Choices 0 .. n-1 (one or several a step) to the values of a Discrete or MultiDiscrete space.
+
+    Args:
+        counts: how many choices each component has, any shape; a scalar for Discrete.
+        start: value of the first choice, broadcast over ``counts``.
+        dtype: the space's integer dtype.
+        num_agents: rows of a batch.
+    """
+
+    def __init__(
+        self, counts: npt.ArrayLike, start: npt.ArrayLike, dtype: npt.DTypeLike, num_agents: int
+    ) -> None:
+        self._counts = np.asarray(counts, dtype=np.int64)
+        self._start = np.asarray(start, dtype=np.int64)
+        self._dtype = np.dtype(dtype)
+        self._shape = (num_agents, *self._counts.shape)
+
+    def __call__(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Converts integer ``actions``, [n] or [n, k], to a fresh array of the space's shape and dtype."""
+        if actions.dtype.kind not in "iu":
+            raise TypeError(
+                f"send_actions: actions must be integers for a discrete space, got {actions.dtype}"
+            )
+        shaped = _reshape(actions, self._shape)
+        # One comparison finds negative and too large choices alike.
+        wrong = shaped.astype(np.uint64) >= self._counts.astype(np.uint64)
+        if wrong.any():
+            where = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"send_actions: actions must be at least 0 and below {self._counts.tolist()}, "
+                f"got {int(shaped[where])} for agent {where[0]}"
+            )
+        return (shaped + self._start).astype(self._dtype)
+
+
+class ContinuousActions:
+    """Real vectors to the values of a Box space.
+
+    Args:
+        low, high: bounds of the space, [...].
+        dtype: the space's floating dtype.
+        num_agents: rows of a batch.
+        bounds: ``"clip"`` clips to [low, high]; ``"scale"`` clips to [-1, 1] and maps that onto [low, high]
+            (finite bounds only); ``"none"`` passes values through.
+    """
+
+    def __init__(
+        self,
+        low: npt.NDArray[Any],
+        high: npt.NDArray[Any],
+        dtype: npt.DTypeLike,
+        num_agents: int,
+        bounds: ActionBounds,
+    ) -> None:
+        if bounds not in get_args(ActionBounds):
+            raise ValueError(f"action_bounds must be one of {get_args(ActionBounds)}, got {bounds!r}")
+        if bounds == "scale" and not np.isfinite(high - low).all():
+            raise ValueError(
+                f"action_bounds='scale' needs finite bounds, got low={low.tolist()} and high={high.tolist()}"
+            )
+        self._low, self._high = low, high
+        self._dtype = np.dtype(dtype)
+        self._shape = (num_agents, *low.shape)
+        self._bounds = bounds
+
+    def __call__(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Converts real ``actions``, [n, k] or [n, ...], to a fresh array of the space's shape and dtype."""
+        if actions.dtype.kind not in "fiu":
+            raise TypeError(
+                f"send_actions: actions must be real numbers for a Box space, got {actions.dtype}"
+            )
+        shaped = _reshape(actions, self._shape)
+        nan = np.isnan(shaped)
+        if nan.any():
+            # Clipping would hand NaN on to the simulator, which may carry it through the rest of the run.
+            raise ValueError(
+                f"send_actions: actions contain NaN, first for agent {int(np.argwhere(nan)[0][0])}"
+            )
+        if self._bounds == "clip":
+            shaped = np.clip(shaped, self._low, self._high)
+        elif self._bounds == "scale":
+            unit = np.clip(shaped, -1.0, 1.0)
+            # The second clip: rounding may carry the ends past the bounds by an ulp.
+            shaped = np.clip(self._low + (unit + 1.0) * 0.5 * (self._high - self._low), self._low, self._high)
+        return shaped.astype(self._dtype)  # always a copy: environments may keep the array
+
+
+def _reshape(actions: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """[n], [n, 1] and [n, k] to the batch shape of the space; everything else is an error."""
+    if actions.ndim == 0 or actions.shape[0] != shape[0] or actions.size != int(np.prod(shape)):
+        raise ValueError(f"send_actions: actions must have shape {list(shape)}, got {list(actions.shape)}")
+    return actions.reshape(shape)

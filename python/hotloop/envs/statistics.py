@@ -1,0 +1,63 @@
+"""Returns and lengths of episodes, accumulated for all agents at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class EpisodeStatistics:
+    """Undiscounted return and length of every agent's running episode.
+
+    Sums are float64, whatever the dtype of the rewards. Under Gymnasium's NEXT_STEP autoreset the step after
+    a done
+    only resets: it is neither an action of the old episode nor one of the new, so callers name it in
+    ``counts``.
+
+    Attributes:
+        returns: float64 [n], return of the running episode so far.
+        lengths: int64 [n], its steps so far.
+    """
+
+    def __init__(self, num_agents: int) -> None:
+        self.returns: npt.NDArray[np.float64] = np.zeros(num_agents, dtype=np.float64)
+        self.lengths: npt.NDArray[np.int64] = np.zeros(num_agents, dtype=np.int64)
+
+    def reset(self) -> None:
+        """Forgets the running episodes."""
+        self.returns[:] = 0.0
+        self.lengths[:] = 0
+
+    def update(
+        self,
+        rewards: npt.NDArray[Any],
+        dones: npt.NDArray[np.bool_],
+        counts: npt.NDArray[np.bool_],
+    ) -> list[dict[str, Any]]:
+        """Adds one step and returns the episodes that it ended.
+
+        Args:
+            rewards: [n], any real dtype: outcome of the step.
+            dones: bool [n], terminated or truncated by the step.
+            counts: bool [n], False where the step was a reset and took no action.
+
+        Returns:
+            One ``{"episode_return": float, "episode_length": int, "agent_id": int}`` per finished episode, by
+            agent.
+        """
+        np.add(self.returns, rewards, out=self.returns, where=counts)
+        np.add(self.lengths, 1, out=self.lengths, where=counts)
+        if not dones.any():
+            return []
+        agents = np.flatnonzero(dones)
+        finished = [
+            {"episode_return": episode_return, "episode_length": episode_length, "agent_id": agent}
+            for episode_return, episode_length, agent in zip(
+                self.returns[agents].tolist(), self.lengths[agents].tolist(), agents.tolist(), strict=True
+            )
+        ]
+        self.returns[agents] = 0.0
+        self.lengths[agents] = 0
+        return finished
