@@ -1,0 +1,113 @@
+"""The arithmetic of the PPO losses as plain functions.
+
+Tensors have any common shape, ``[B, T]`` in the loop: B rows of T steps. `valid` marks the entries that
+count, as bool; None means all. Whatever invalid entries hold, NaN included, reaches neither a result nor a
+gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hotloop.losses.ranks import global_moments
+
+
+def masked_mean(x: Tensor, valid: Tensor | None = None, *, count: Tensor | None = None) -> Tensor:
+    """Mean over valid entries; 0 (with a graph) when there are none.
+
+    `count` is the number of valid entries where the caller has it already, here and below.
+    """
+    if valid is None:
+        return x.mean() if x.numel() else x.sum()
+    number = valid.sum() if count is None else count
+    return _keep(x, valid).sum() / number.clamp_min(1)
+
+
+def normalize_advantages(advantages: Tensor, valid: Tensor | None = None, *, eps: float = 1e-8) -> Tensor:
+    """``(A - mean) / (std + eps)`` over valid entries, 0 elsewhere.
+
+    `std` is the sample standard deviation (divisor n - 1). When torch.distributed runs with several ranks,
+    mean and standard deviation are those of all ranks' entries together, so that ranks do not train on
+    different scales.
+    """
+    own_count = advantages.new_full((), advantages.numel()) if valid is None else valid.sum()
+    own_mean = masked_mean(advantages, valid, count=own_count)
+    own_squares = _keep(advantages - own_mean, valid).square().sum()
+    count, mean, squares = global_moments(own_count, own_mean, own_squares)
+    std = (squares / (count - 1).clamp_min(1)).sqrt()
+    return _keep(advantages - mean, valid) / (std + eps)
+
+
+def importance_ratio(new_log_prob: Tensor, old_log_prob: Tensor, valid: Tensor | None = None) -> Tensor:
+    """``exp(new - old)`` with the exponent clamped to [-10, 10]; 1 at invalid entries."""
+    log_ratio = new_log_prob - old_log_prob
+    return _keep(log_ratio, valid).clamp(-10.0, 10.0).exp()
+
+
+def clipped_surrogate(
+    ratio: Tensor,
+    advantages: Tensor,
+    clip_coef: float,
+    valid: Tensor | None = None,
+    *,
+    count: Tensor | None = None,
+) -> Tensor:
+    """``mean(max(-A r, -A clip(r, 1 - c, 1 + c)))``: minus equation 7 of Schulman et al. (2017), PPO."""
+    # Both before their product: 0 * NaN would reach the gradient.
+    ratio, advantages = _keep(ratio, valid), _keep(advantages, valid)
+    clipped = ratio.clamp(1.0 - clip_coef, 1.0 + clip_coef)
+    return masked_mean(torch.maximum(-advantages * ratio, -advantages * clipped), valid, count=count)
+
+
+def value_loss(
+    new_values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    clip_coef: float | None = None,
+    valid: Tensor | None = None,
+    *,
+    count: Tensor | None = None,
+) -> Tensor:
+    """Half the mean squared error of the values, pessimistically clipped when `clip_coef` is given.
+
+    Clipped: ``0.5 * mean(max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2))``, as in OpenAI Baselines'
+    PPO2.
+    """
+    # Before the differences, so that invalid entries have error 0 whatever they hold.
+    new_values, old_values, returns = (_keep(x, valid) for x in (new_values, old_values, returns))
+    errors = (new_values - returns).square()
+    if clip_coef is not None:
+        clipped = old_values + (new_values - old_values).clamp(-clip_coef, clip_coef)
+        errors = torch.maximum(errors, (clipped - returns).square())
+    return 0.5 * masked_mean(errors, valid, count=count)
+
+
+def approx_kl(
+    ratio: Tensor,
+    new_log_prob: Tensor,
+    old_log_prob: Tensor,
+    valid: Tensor | None = None,
+    *,
+    count: Tensor | None = None,
+) -> Tensor:
+    """``mean((r - 1) - log r)``, the ratio as it was clamped, the log ratio as it was not.
+
+    The unbiased, non-negative estimate k3 of KL(old || new) (Schulman, "Approximating KL divergence", 2020).
+    """
+    return masked_mean(ratio - 1.0 - (new_log_prob - old_log_prob), valid, count=count)
+
+
+def explained_variance(values: Tensor, returns: Tensor, valid: Tensor | None = None) -> Tensor:
+    """``1 - Var(R - V) / Var(R)`` over valid entries, as a scalar; 0 when the returns do not vary."""
+
+    def scatter(x: Tensor) -> Tensor:
+        return _keep(x - masked_mean(x, valid), valid).square().sum()
+
+    total = scatter(returns)
+    return torch.where(total > 0, 1.0 - scatter(returns - values) / total, 0.0)
+
+
+def _keep(x: Tensor, valid: Tensor | None) -> Tensor:
+    """`x` with zeros at invalid entries."""
+    return x if valid is None else torch.where(valid, x, 0.0)

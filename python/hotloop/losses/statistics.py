@@ -1,0 +1,89 @@
+"""Loss statistics that stay on the device until somebody asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class StatisticTracker:
+    """Weighted means of named scalars, accumulated on the device and read with one transfer.
+
+    Values added together are kept together as one vector, so that an addition costs two small kernels however
+    many names it has. Sums are float64 (float32 on devices without it): a phase may count more entries than
+    float32 can.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        # Per group of names: the sums of value * weight, and the sum of weights last: [len(names) + 1].
+        self._groups: dict[tuple[str, ...], Tensor] = {}
+
+    def add(self, values: Mapping[str, Tensor | float], weight: Tensor | float = 1.0) -> None:
+        """Add one observation of each name.
+
+        Parameters
+        ----------
+        values
+            Scalars: tensors of one element (detached here) or numbers.
+        weight
+            How much these observations count in the means, usually the number of valid entries that they
+            average; a tensor of one element or a number. Observations of weight 0 leave the means as they
+            are.
+
+        Raises ValueError for a tensor of more or fewer elements than one.
+        """
+        names = tuple(values)
+        if not names:
+            return
+        sums = self._groups.get(names)
+        if sums is None:
+            sums = self._groups[names] = torch.zeros(len(names) + 1, dtype=self._dtype, device=self.device)
+        scalars = [self._scalar(name, value) for name, value in values.items()]
+        scalars.append(torch.ones((), dtype=self._dtype, device=self.device))
+        stacked = torch.stack(scalars)
+        if isinstance(weight, Tensor):
+            sums.addcmul_(stacked, self._scalar("weight", weight))
+        else:
+            sums.add_(stacked, alpha=float(weight))
+
+    def total(self, name: str) -> Tensor:
+        """``[2]`` on the device: weighted sum of a name and its sum of weights (zeros when it was never
+        added)."""
+        total = torch.zeros(2, dtype=self._dtype, device=self.device)
+        for names, sums in self._groups.items():
+            if name in names:
+                total += torch.stack((sums[names.index(name)], sums[-1]))
+        return total
+
+    def means(self) -> dict[str, float]:
+        """Weighted mean of every name, in the order of first use; NaN is passed on, no weight at all gives
+        0."""
+        if not self._groups:
+            return {}
+        numbers: list[float] = torch.cat(list(self._groups.values())).tolist()
+        totals: dict[str, tuple[float, float]] = {}
+        position = 0
+        for names in self._groups:
+            weight = numbers[position + len(names)]
+            for i, name in enumerate(names):
+                sum_so_far, weight_so_far = totals.get(name, (0.0, 0.0))
+                totals[name] = (sum_so_far + numbers[position + i], weight_so_far + weight)
+            position += len(names) + 1
+        return {name: (total / weight if weight != 0.0 else 0.0) for name, (total, weight) in totals.items()}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._groups.clear()
+
+    def _scalar(self, name: str, value: Tensor | float) -> Tensor:
+        if not isinstance(value, Tensor):
+            return torch.full((), float(value), dtype=self._dtype, device=self.device)
+        if value.numel() != 1:
+            raise ValueError(
+                f"StatisticTracker.add: {name} must be a tensor of one element, got shape {list(value.shape)}"
+            )
+        return value.detach().reshape(()).to(device=self.device, dtype=self._dtype)

@@ -1,0 +1,20 @@
+"""Policies: the protocol, a default MLP, and a wrapper around one's own module."""
+
+from hotloop.policies.actions import ActionKind, ActionSpec
+from hotloop.policies.actor_critic import ActorCriticPolicy, WrappedActorCritic, wrap_actor_critic
+from hotloop.policies.heads import CategoricalHead, GaussianHead, make_head
+from hotloop.policies.mlp import MLPPolicy
+from hotloop.policies.protocol import Policy
+
+__all__ = [
+    "ActionKind",
+    "ActionSpec",
+    "ActorCriticPolicy",
+    "CategoricalHead",
+    "GaussianHead",
+    "MLPPolicy",
+    "Policy",
+    "WrappedActorCritic",
+    "make_head",
+    "wrap_actor_critic",
+]

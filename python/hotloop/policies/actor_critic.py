@@ -1,0 +1,158 @@
+"""The common part of feed-forward actor-critic policies, and the one-line wrapper around any module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from hotloop.policies.actions import ActionSpec
+from hotloop.policies.heads import make_head
+
+
+class ActorCriticPolicy(nn.Module, ABC):
+    """A policy made of one method, `logits_and_value`; see `hotloop.policies.Policy` for what `forward`
+    writes.
+
+    Parameters
+    ----------
+    action
+        ActionSpec, gymnasium-like action space, or an int (number of discrete actions).
+    obs_shape, obs_dtype
+        Shape and stored dtype of one agent's observation. Observations that arrive in another dtype are cast
+        to `obs_dtype` before the network sees them, so that acting and training see the same numbers.
+    """
+
+    def __init__(self, action: Any, obs_shape: Sequence[int], obs_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        if not isinstance(obs_dtype, torch.dtype):
+            raise TypeError(f"{type(self).__name__}: obs_dtype must be a torch.dtype, got {obs_dtype!r}")
+        self.action_spec = ActionSpec.from_space(action)
+        self.obs_shape = torch.Size(obs_shape)
+        self.obs_dtype = obs_dtype
+        self.head = make_head(self.action_spec)
+
+    @abstractmethod
+    def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations ``[n, *obs_shape]`` to logits ``[n, action_spec.num_logits]`` and values ``[n]``."""
+
+    def get_agent_experience_spec(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """``env_obs`` and ``actions``: shape and dtype per agent and step."""
+        return {"env_obs": (self.obs_shape, self.obs_dtype), "actions": self.action_spec.experience_entry()}
+
+    def reset_memory(self) -> None:
+        """Nothing to forget: feed-forward."""
+
+    def forward(self, td: TensorDictBase, action: Tensor | None = None) -> TensorDictBase:
+        """Act or evaluate `action`, writing into `td` (flat, see `hotloop.policies.Policy`) and returning it.
+
+        Raises ValueError when the observation or the number of actions does not fit.
+        """
+        obs: Tensor = td["env_obs"]
+        if obs.shape[1:] != self.obs_shape:
+            raise ValueError(
+                f"{type(self).__name__}.forward: env_obs must be [n, {', '.join(map(str, self.obs_shape))}], "
+                f"got {list(obs.shape)}"
+            )
+        if obs.dtype != self.obs_dtype:
+            obs = obs.to(self.obs_dtype)
+        logits, value = self.logits_and_value(obs)
+        td["values"] = value
+        if action is None:
+            actions, log_prob, full = self.head.sample(logits)
+            td["actions"] = actions
+            td["act_log_prob"] = log_prob
+            if full is not None:
+                td["full_log_probs"] = full
+            return td
+        if action.numel() != obs.shape[0] * self.action_spec.width:
+            raise ValueError(
+                f"{type(self).__name__}.forward: action must be [{obs.shape[0]}, {self.action_spec.width}], "
+                f"got {list(action.shape)}"
+            )
+        td["act_log_prob"], td["entropy"] = self.head.evaluate(logits, action)
+        return td
+
+
+class WrappedActorCritic(ActorCriticPolicy):
+    """See `wrap_actor_critic`."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        action: Any,
+        obs_shape: Sequence[int],
+        obs_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"wrap_actor_critic: module must be a torch.nn.Module, got {type(module).__name__}"
+            )
+        super().__init__(action, obs_shape, obs_dtype)
+        self.module = module
+
+    def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the wrapped module and check what it returned."""
+        output = self.module(obs)
+        if not isinstance(output, tuple | list) or len(output) != 2:
+            raise TypeError(f"wrap_actor_critic: module must return (logits, value), got {_describe(output)}")
+        logits, value = output
+        n, spec = obs.shape[0], self.action_spec
+        if spec.kind == "continuous" and isinstance(logits, tuple | list) and len(logits) == 2:
+            mean, log_std = logits
+            logits = torch.cat((mean, log_std.expand_as(mean)), dim=-1)
+        if not isinstance(logits, Tensor) or logits.shape != (n, spec.num_logits):
+            raise ValueError(
+                f"wrap_actor_critic: logits must be [{n}, {spec.num_logits}] for {_expected(spec)}, "
+                f"got {_describe(logits)}"
+            )
+        if not isinstance(value, Tensor) or value.numel() != n:
+            raise ValueError(f"wrap_actor_critic: value must be [{n}] or [{n}, 1], got {_describe(value)}")
+        return logits, value.reshape(n)
+
+    def reset_memory(self) -> None:
+        """Passed on to the module when it has such a method."""
+        reset = getattr(self.module, "reset_memory", None)
+        if callable(reset):
+            reset()
+
+
+def wrap_actor_critic(
+    module: nn.Module,
+    action: Any,
+    obs_shape: Sequence[int],
+    obs_dtype: torch.dtype = torch.float32,
+) -> WrappedActorCritic:
+    """Turn a module ``obs -> (logits, value)`` into a policy: ``policy = wrap_actor_critic(net, 2, (4,))``.
+
+    Parameters
+    ----------
+    module
+        Called with observations ``[n, *obs_shape]`` of dtype `obs_dtype`; returns logits and a value ``[n]``
+        or ``[n, 1]``. Logits are ``[n, n_actions]`` for one discrete choice; ``[n, sum(nvec)]`` for several,
+        side by side; for continuous actions ``[n, 2 k]`` (means, then log standard deviations) or a pair
+        ``(mean [n, k], log_std [n, k] or [k])``. It must be feed-forward: every row is one time step of one
+        agent. A ``reset_memory()`` method, if it has one, is called where the loop resets memory.
+    action
+        Number of discrete actions, a gymnasium-like space, or an `ActionSpec`.
+    obs_shape, obs_dtype
+        Shape and stored dtype of one agent's observation.
+
+    Raises TypeError when `module` is not an ``nn.Module`` or (on the first call) does not return a pair,
+    ValueError when shapes do not fit the action space.
+    """
+    return WrappedActorCritic(module, action, obs_shape, obs_dtype)
+
+
+def _expected(spec: ActionSpec) -> str:
+    if spec.kind == "continuous":
+        return f"{spec.width} continuous actions (means and log standard deviations)"
+    return f"nvec={list(spec.nvec)}"
+
+
+def _describe(value: object) -> str:
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,132 @@
+"""Action distributions as plain tensor formulas: sampling, log probability, entropy.
+
+``torch.distributions`` builds and validates an object per call, which costs more than the arithmetic of a
+small policy (and reads the device back when it validates). These modules hold no parameters, only index
+buffers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hotloop.policies.actions import ActionSpec
+
+# Exponential samples are kept above this, so that probability 0 divided by a sample is 0 and never NaN.
+_SMALLEST_RACE_TIME = 1e-30
+_HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class CategoricalHead(nn.Module):
+    """One or several independent categorical choices.
+
+    Logits are float ``[n, sum(nvec)]``, components side by side. A logit of minus infinity forbids a choice:
+    it is never drawn and contributes nothing to entropy or gradients. Log probabilities and entropies are
+    float ``[n]``, in nats, summed over the components.
+    """
+
+    _columns: Tensor
+    _padding: Tensor
+    _start: Tensor
+
+    def __init__(self, spec: ActionSpec) -> None:
+        super().__init__()
+        if spec.kind == "continuous":
+            raise ValueError("CategoricalHead: spec must be discrete or multidiscrete, got continuous")
+        self.spec = spec
+        self._shifted = any(spec.start)
+        self._ragged = len(set(spec.nvec)) > 1
+        self._widest = widest = max(spec.nvec)
+        # Ragged components are padded to the widest with forbidden choices, so that all are one tensor [n, k,
+        # widest].
+        columns = torch.zeros(len(spec.nvec), widest, dtype=torch.int64)
+        padding = torch.ones(len(spec.nvec), widest, dtype=torch.bool)
+        offset = 0
+        for i, size in enumerate(spec.nvec):
+            columns[i, :size] = torch.arange(offset, offset + size)
+            padding[i, :size] = False
+            offset += size
+        self.register_buffer("_columns", columns.flatten(), persistent=False)
+        self.register_buffer("_padding", padding.flatten(), persistent=False)
+        self.register_buffer("_start", torch.tensor(spec.start, dtype=torch.int64), persistent=False)
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        """``[n, sum(nvec)]`` to normalised ``[n, k, widest]``."""
+        logits = _full_precision(logits)
+        if self._ragged:
+            logits = logits.index_select(-1, self._columns).masked_fill(self._padding, -math.inf)
+        return torch.log_softmax(logits.reshape(-1, len(self.spec.nvec), self._widest), dim=-1)
+
+    def sample(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw actions.
+
+        Returns actions (int32, ``[n]`` for discrete and ``[n, k]`` for multidiscrete), their log probability
+        ``[n]``, and for discrete the log probabilities of all choices ``[n, n_actions]`` (None for
+        multidiscrete).
+        """
+        log_probs = self._log_probs(logits)
+        probs = log_probs.exp()
+        # Exponential race: argmax of p / Exp(1) is distributed as p. Unlike torch.multinomial it never checks
+        # its input on the host.
+        times = torch.empty_like(probs).exponential_().clamp_min_(_SMALLEST_RACE_TIME)
+        choice = (probs / times).argmax(dim=-1)  # [n, k]
+        log_prob = log_probs.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(-1)
+        actions = (choice + self._start if self._shifted else choice).to(torch.int32)
+        if self.spec.kind == "discrete":
+            return actions.squeeze(-1), log_prob, log_probs.squeeze(-2)
+        return actions, log_prob, None
+
+    def evaluate(self, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log probability and entropy, each ``[n]``, of actions given as integers ``[n]`` or ``[n, k]``."""
+        log_probs = self._log_probs(logits)
+        choice = actions.reshape(-1, len(self.spec.nvec)).to(torch.int64)
+        if self._shifted:
+            choice = choice - self._start
+        log_prob = log_probs.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(-1)
+        # 0 * -inf is NaN; a finite stand-in makes a forbidden choice contribute exactly 0, in the gradient
+        # too.
+        finite = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)
+        return log_prob, -(finite * log_probs.exp()).sum((-1, -2))
+
+
+class GaussianHead(nn.Module):
+    """Diagonal Gaussian over ``k`` numbers.
+
+    Logits are float ``[n, 2 k]``: means, then log standard deviations. Log probabilities (densities) and
+    entropies are float ``[n]``, in nats, summed over the components.
+    """
+
+    def __init__(self, spec: ActionSpec) -> None:
+        super().__init__()
+        if spec.kind != "continuous":
+            raise ValueError(f"GaussianHead: spec must be continuous, got {spec.kind}")
+        self.spec = spec
+
+    def sample(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw float32 actions ``[n, k]``; returns them, their log density ``[n]`` and None."""
+        mean, log_std = _full_precision(logits).chunk(2, dim=-1)
+        noise = torch.randn_like(mean)
+        actions = mean + log_std.exp() * noise
+        # The density is evaluated from the noise itself: subtracting the mean again would lose digits.
+        log_prob = (-0.5 * noise.square() - log_std - _HALF_LOG_TWO_PI).sum(-1)
+        return actions.to(torch.float32), log_prob, None
+
+    def evaluate(self, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density and entropy, each ``[n]``, of actions ``[n, k]``."""
+        mean, log_std = _full_precision(logits).chunk(2, dim=-1)
+        deviation = (actions.reshape(mean.shape) - mean) * torch.exp(-log_std)
+        log_prob = (-0.5 * deviation.square() - log_std - _HALF_LOG_TWO_PI).sum(-1)
+        return log_prob, (log_std + (0.5 + _HALF_LOG_TWO_PI)).sum(-1)
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    """Half precisions have too few digits for probabilities of many choices, and too few distinct random
+    numbers."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def make_head(spec: ActionSpec) -> CategoricalHead | GaussianHead:
+    """The head that belongs to a kind of action."""
+    return GaussianHead(spec) if spec.kind == "continuous" else CategoricalHead(spec)
