@@ -371,7 +371,10 @@ class GymnasiumEnvironment:
             self._env.close(**options)
 
     def _settle(self) -> bool:
-        """Waits for workers that are stepping (a rollout ends with actions under way); False if that failed."""
+        """Waits for workers that are stepping; False if that failed.
+
+        A rollout usually ends with its last actions under way.
+        """
         settled = True
         if self._is_async and self._pending is not None:
             try:

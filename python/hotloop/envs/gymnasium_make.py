@@ -114,8 +114,8 @@ def _signals_of_worker(parent: int) -> Callable[[Any], Any]:
     """A wrapper that leaves the environment alone and sets the signals of its worker process.
 
     Ctrl-C reaches every process of a terminal's group; a worker that dies of it takes the trainer down before
-    it can save. And a worker forked from a trainer that handles SIGTERM inherits the handler, so that it could
-    not be ended.
+    it can save. And a worker forked from a trainer that handles SIGTERM inherits the handler, so it could not
+    be ended.
 
     Args:
         parent: id of the process whose signals stay as they are.

@@ -23,18 +23,17 @@ _CONTROL = "gymnasium.envs.classic_control"
 _TOY = "gymnasium.envs.toy_text"
 _WRAPPERS = "gymnasium.wrappers"
 
-# Attributes that decide an environment's future, besides its random generator. Nothing that only rendering
-# reads.
+# Attributes that decide an environment's future, besides its random generator. Not listed: what only rendering
+# reads, and what the reset after an episode puts back anyway.
 _FIELDS: dict[str, tuple[str, ...]] = {
-    f"{_CONTROL}.cartpole.CartPoleVectorEnv": ("state", "steps", "prev_done", "low", "high"),
-    f"{_CONTROL}.cartpole.CartPoleEnv": ("state", "steps_beyond_terminated"),
+    f"{_CONTROL}.cartpole.CartPoleVectorEnv": ("state", "steps", "prev_done"),
+    f"{_CONTROL}.cartpole.CartPoleEnv": ("state",),
     f"{_CONTROL}.acrobot.AcrobotEnv": ("state",),
     f"{_CONTROL}.pendulum.PendulumEnv": ("state",),
     f"{_CONTROL}.mountain_car.MountainCarEnv": ("state",),
     f"{_CONTROL}.continuous_mountain_car.Continuous_MountainCarEnv": ("state",),
     f"{_TOY}.frozen_lake.FrozenLakeEnv": ("s",),
     f"{_TOY}.cliffwalking.CliffWalkingEnv": ("s",),
-    f"{_TOY}.taxi.TaxiEnv": ("s", "fickle_step"),
     f"{_WRAPPERS}.common.TimeLimit": ("_elapsed_steps",),
     f"{_WRAPPERS}.common.OrderEnforcing": (),
     f"{_WRAPPERS}.common.PassiveEnvChecker": (),
