@@ -1,0 +1,39 @@
+#include "../cpu/gather.h"
+
+#include "bind_ops.h"
+#include "leaves.h"
+
+namespace hotloop {
+namespace {
+
+constexpr const char* kOp = "gather";
+
+void gather_checked(py::handle sources, py::handle indices, py::handle out) {
+  GatherParams p;
+  p.sources = read_tensors(kOp, "sources", sources);
+  const View i = read_tensor(kOp, "indices", indices);
+  p.outputs = read_tensors(kOp, "out", out);
+  expect_same_length(kOp, "out", p.outputs, "sources", p.sources);
+  expect_leading(kOp, "sources", p.sources, 1);
+  expect_ndim(kOp, "indices", i, 1, "[k]");
+  expect_rows(kOp, "out", p.outputs, i.shape[0], p.sources, 1);
+  expect_indices(kOp, "indices", i, p.sources.empty() ? 0 : p.sources[0].shape[0], "the first size of sources");
+  expect_all_disjoint(kOp, "out", p.outputs, "sources", p.sources);
+  expect_all_disjoint(kOp, "out", p.outputs, "indices", {i});
+  p.indices = reinterpret_cast<const int64_t*>(i.data);
+  p.index_stride = i.stride[0];
+  p.count = i.shape[0];
+  mark_written_all(out);
+  if (p.sources.empty() || p.count == 0) return;
+  run_kernel(total_bytes(p.outputs), [&] { gather(p); });
+}
+
+}  // namespace
+
+void bind_gather(py::module_& m) {
+  m.def(kOp, [](py::handle sources, py::handle indices, py::handle out) {
+    return eager([&] { gather_checked(sources, indices, out); });
+  });
+}
+
+}  // namespace hotloop

@@ -1,0 +1,68 @@
+#include "../cpu/last_actions.h"
+
+#include "bind_ops.h"
+#include "scalar_arg.h"
+#include "tensor_arg.h"
+
+namespace hotloop {
+namespace {
+
+constexpr const char* kRead = "last_actions_read";
+constexpr const char* kWrite = "last_actions_write_";
+
+void expect_slice(const char* op, int64_t start, int64_t count, int64_t agents) {
+  if (start + count > agents) {
+    throw py::index_error(std::string(op) + ": agents [" + std::to_string(start) + ", " +
+                          std::to_string(start + count) + ") must lie in [0, " + std::to_string(agents) + ")");
+  }
+}
+
+void read_checked(py::handle last, py::handle start, py::handle dones, py::handle out) {
+  LastActionsReadParams p;
+  p.last = read_tensor(kRead, "last", last);
+  p.out = read_tensor(kRead, "out", out);
+  const View d = read_optional(kRead, "dones", dones);
+  expect_ndim(kRead, "last", p.last, 2, "[A, k]");
+  expect_ndim(kRead, "out", p.out, 2, "[n, k]");
+  expect_shape(kRead, "out", p.out, {p.out.shape[0], p.last.shape[1]}, "[n, k]");
+  p.start = read_int(kRead, "start", start, 0, p.last.shape[0]);
+  expect_slice(kRead, p.start, p.out.shape[0], p.last.shape[0]);
+  if (!absent(d)) {
+    expect_shape(kRead, "dones", d, {p.out.shape[0]}, "[n]");
+    expect_flag(kRead, "dones", d);
+    expect_disjoint(kRead, "out", p.out, "dones", d);
+    p.dones = d;
+  }
+  expect_no_self_overlap(kRead, "out", p.out);
+  expect_disjoint(kRead, "out", p.out, "last", p.last);
+  mark_written(out);
+  run_kernel(view_bytes(p.out), [&] { last_actions_read(p); });
+}
+
+void write_checked(py::handle last, py::handle start, py::handle actions) {
+  LastActionsWriteParams p;
+  p.last = read_tensor(kWrite, "last", last);
+  p.actions = read_tensor(kWrite, "actions", actions);
+  expect_ndim(kWrite, "last", p.last, 2, "[A, k]");
+  expect_ndim(kWrite, "actions", p.actions, 2, "[n, k]");
+  expect_shape(kWrite, "actions", p.actions, {p.actions.shape[0], p.last.shape[1]}, "[n, k]");
+  p.start = read_int(kWrite, "start", start, 0, p.last.shape[0]);
+  expect_slice(kWrite, p.start, p.actions.shape[0], p.last.shape[0]);
+  expect_no_self_overlap(kWrite, "last", p.last);
+  expect_disjoint(kWrite, "last", p.last, "actions", p.actions);
+  mark_written(last);
+  run_kernel(view_bytes(p.actions), [&] { last_actions_write(p); });
+}
+
+}  // namespace
+
+void bind_last_actions(py::module_& m) {
+  m.def(kRead, [](py::handle last, py::handle start, py::handle dones, py::handle out) {
+    return eager([&] { read_checked(last, start, dones, out); });
+  });
+  m.def(kWrite, [](py::handle last, py::handle start, py::handle actions) {
+    return eager([&] { write_checked(last, start, actions); });
+  });
+}
+
+}  // namespace hotloop

@@ -1,0 +1,39 @@
+#include "../cpu/row_priorities.h"
+#include "bind_ops.h"
+#include "scalar_arg.h"
+#include "tensor_arg.h"
+
+namespace hotloop {
+namespace {
+
+constexpr const char* kOp = "row_priorities";
+
+void row_priorities_checked(py::handle advantages, py::handle alpha, py::handle out) {
+  const View a = read_tensor(kOp, "advantages", advantages);
+  const View w = read_tensor(kOp, "out", out);
+  expect_ndim(kOp, "advantages", a, 2, "[S, T]");
+  expect_float(kOp, "advantages", a);
+  expect_shape(kOp, "out", w, {a.shape[0]}, "[S]");
+  expect_dtype(kOp, "out", w, a.dtype);
+  expect_no_self_overlap(kOp, "out", w);
+  expect_disjoint(kOp, "out", w, "advantages", a);
+
+  RowPrioritiesParams p;
+  p.rows = a.shape[0];
+  p.horizon = a.shape[1];
+  p.advantages = as_matrix(a);
+  p.priorities = as_column(w);
+  p.alpha = read_non_negative(kOp, "alpha", alpha);
+  mark_written(out);
+  run_kernel(view_bytes(a), [&] { row_priorities(p); });
+}
+
+}  // namespace
+
+void bind_row_priorities(py::module_& m) {
+  m.def(kOp, [](py::handle advantages, py::handle alpha, py::handle out) {
+    return eager([&] { row_priorities_checked(advantages, alpha, out); });
+  });
+}
+
+}  // namespace hotloop

@@ -1,0 +1,90 @@
+#include "../cpu/sample_segments.h"
+
+#include <limits>
+
+#include "bind_ops.h"
+#include "scalar_arg.h"
+#include "tensor_arg.h"
+
+namespace hotloop {
+namespace {
+
+constexpr const char* kOp = "sample_segments";
+constexpr int64_t kMaxSegments = std::numeric_limits<int32_t>::max();  // permutation multiplies in 32-bit halves
+
+SamplingLaw read_law(py::handle object) {
+  const std::string law = py::cast<std::string>(py::str(object));
+  if (law == "sequential") return SamplingLaw::sequential;
+  if (law == "permutation") return SamplingLaw::permutation;
+  if (law == "successive") return SamplingLaw::successive;
+  value_error(kOp, "law", "'sequential', 'permutation' or 'successive'", "'" + law + "'");
+}
+
+void expect_priorities(const View& w) {
+  for (int64_t i = 0; i < w.shape[0]; ++i) {
+    const char* at = w.data + i * w.stride[0] * itemsize(w.dtype);
+    const double x = w.dtype == DType::f64 ? *reinterpret_cast<const double*>(at)
+                                           : static_cast<double>(*reinterpret_cast<const float*>(at));
+    if (!(x >= 0.0 && x <= std::numeric_limits<double>::max())) {
+      value_error(kOp, ("priorities[" + std::to_string(i) + "]").c_str(), "finite and >= 0", std::to_string(x));
+    }
+  }
+}
+
+void sample_segments_checked(py::handle priorities, py::handle segments, py::handle count, py::handle law,
+                             py::handle seed, py::handle epoch, py::handle minibatch, py::handle beta,
+                             py::handle indices, py::handle weights) {
+  const View w = read_optional(kOp, "priorities", priorities);
+  const View i = read_tensor(kOp, "out[0]", indices);
+  const View g = read_tensor(kOp, "out[1]", weights);
+  SampleSegmentsParams p;
+  p.law = read_law(law);
+  p.segments = read_int(kOp, "num_segments", segments, 1, kMaxSegments);
+  p.count = read_int(kOp, "count", count, 0, kMaxSegments);
+  p.seed = static_cast<uint64_t>(
+      read_int(kOp, "seed", seed, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
+  p.epoch = static_cast<uint32_t>(read_int(kOp, "epoch", epoch, 0, std::numeric_limits<uint32_t>::max()));
+  p.minibatch = read_int(kOp, "minibatch", minibatch, 0, std::numeric_limits<uint32_t>::max());
+  p.beta = read_non_negative(kOp, "beta", beta);
+  if (p.law == SamplingLaw::successive) {
+    if (absent(w)) value_error(kOp, "priorities", "a tensor [S] for law 'successive'", "None");
+    if (p.count > p.segments) {
+      value_error(kOp, "count", "at most num_segments = " + std::to_string(p.segments) + " without replacement",
+                  std::to_string(p.count));
+    }
+  }
+  if (!absent(w)) {
+    expect_shape(kOp, "priorities", w, {p.segments}, "[S]");
+    expect_float(kOp, "priorities", w);
+    if (p.law == SamplingLaw::successive) expect_priorities(w);
+    p.priorities = as_column(w);
+  }
+  expect_shape(kOp, "out[0]", i, {p.count}, "[k]");
+  expect_dtype(kOp, "out[0]", i, DType::i64);
+  expect_shape(kOp, "out[1]", g, {p.count}, "[k]");
+  expect_dtype(kOp, "out[1]", g, DType::f32);
+  expect_no_self_overlap(kOp, "out[0]", i);
+  expect_no_self_overlap(kOp, "out[1]", g);
+  expect_disjoint(kOp, "out[0]", i, "priorities", w);
+  expect_disjoint(kOp, "out[1]", g, "priorities", w);
+  expect_disjoint(kOp, "out[1]", g, "out[0]", i);
+  p.indices = as_column(i);
+  p.weights = as_column(g);
+  mark_written(indices);
+  mark_written(weights);
+  run_kernel(p.law == SamplingLaw::sequential ? p.count * 12 : p.segments * 24, [&] { sample_segments(p); });
+}
+
+}  // namespace
+
+void bind_sample_segments(py::module_& m) {
+  m.def(kOp, [](py::handle priorities, py::handle segments, py::handle count, py::handle law, py::handle seed,
+                py::handle epoch, py::handle minibatch, py::handle beta, py::handle indices,
+                py::handle weights) {
+    return eager([&] {
+      sample_segments_checked(priorities, segments, count, law, seed, epoch, minibatch, beta, indices, weights);
+    });
+  });
+}
+
+}  // namespace hotloop

@@ -1,0 +1,96 @@
+// hotloop._core: the native CPU module.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "../cpu/isa.h"
+#include "../cpu/parallel.h"
+#include "bind_ops.h"
+#include "tensor_arg.h"
+#include "torch_bridge.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using hotloop::Isa;
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (Isa isa : hotloop::isas_supported()) names.emplace_back(hotloop::isa_name(isa));
+  return names;
+}
+
+void set_isa(const std::string& name) {
+  for (Isa isa : hotloop::isas_supported()) {
+    if (name == hotloop::isa_name(isa)) {
+      hotloop::set_active_isa(isa);
+      return;
+    }
+  }
+  std::string known;
+  for (const std::string& each : isa_names()) known += (known.empty() ? "" : ", ") + each;
+  throw py::value_error("set_isa: isa must be one of " + known + " on this processor, got " + name);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = HL_VERSION;
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+  info["compiler"] = "gcc " __VERSION__;
+#elif defined(_MSC_VER)
+  info["compiler"] = "msvc " + std::to_string(_MSC_VER);
+#endif
+#if defined(_OPENMP)
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
+#endif
+  info["gil_grain_bytes"] = hotloop::kGilGrainBytes;
+  info["serial_grain_bytes"] = hotloop::kSerialGrainBytes;
+  return info;
+}
+
+int openmp_max_threads() {
+#if defined(_OPENMP)
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+void check_isa_override() {
+  const char* wanted = std::getenv("HOTLOOP_ISA");
+  if (wanted != nullptr && std::string(wanted) != hotloop::isa_name(hotloop::active_isa())) {
+    std::string known;
+    for (const std::string& each : isa_names()) known += (known.empty() ? "" : ", ") + each;
+    throw py::import_error("HOTLOOP_ISA must be one of " + known + " on this processor, got " + wanted);
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Native CPU kernels of hotloop; use them through hotloop.ops.";
+  hotloop::init_torch_bridge();
+  check_isa_override();
+  m.def("isa", [] { return std::string(hotloop::isa_name(hotloop::active_isa())); });
+  m.def("isas_supported", &isa_names);
+  m.def("set_isa", &set_isa, py::arg("isa"));
+  m.def("build_info", &build_info);
+  m.def("openmp_max_threads", &openmp_max_threads);
+  hotloop::bind_puff_advantage(m);
+  hotloop::bind_gae(m);
+  hotloop::bind_row_priorities(m);
+  hotloop::bind_sample_segments(m);
+  hotloop::bind_gather(m);
+  hotloop::bind_scatter(m);
+  hotloop::bind_store(m);
+  hotloop::bind_last_actions(m);
+  hotloop::bind_row_cursors(m);
+}

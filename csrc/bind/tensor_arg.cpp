@@ -1,0 +1,229 @@
+#include "tensor_arg.h"
+
+#include <numeric>
+
+#include "torch_bridge.h"
+
+namespace hotloop {
+namespace {
+
+bool dtype_of(const dlpack::DataType& type, DType* out) {
+  if (type.lanes != 1) return false;
+  const int key = type.code * 256 + type.bits;
+  switch (key) {
+    case dlpack::kBool * 256 + 8: *out = DType::b8; return true;
+    case dlpack::kUInt * 256 + 8: *out = DType::u8; return true;
+    case dlpack::kInt * 256 + 8: *out = DType::i8; return true;
+    case dlpack::kInt * 256 + 16: *out = DType::i16; return true;
+    case dlpack::kInt * 256 + 32: *out = DType::i32; return true;
+    case dlpack::kInt * 256 + 64: *out = DType::i64; return true;
+    case dlpack::kFloat * 256 + 16: *out = DType::f16; return true;
+    case dlpack::kBfloat * 256 + 16: *out = DType::bf16; return true;
+    case dlpack::kFloat * 256 + 32: *out = DType::f32; return true;
+    case dlpack::kFloat * 256 + 64: *out = DType::f64; return true;
+    default: return false;
+  }
+}
+
+std::string python_repr(py::handle object) { return py::cast<std::string>(py::str(object)); }
+
+// What torch says of a tensor it cannot export (sparse, quantised, meta, ...).
+[[noreturn]] void refuse_export(const char* op, const char* arg, py::handle object) {
+  py::error_already_set reason;
+  const std::string layout = python_repr(object.attr("layout"));
+  const std::string device = python_repr(object.attr("device").attr("type"));
+  const std::string dtype = python_repr(object.attr("dtype"));
+  type_error(op, arg, "a dense torch.Tensor on the CPU",
+             layout + " " + dtype + " on " + device + " (" + py::cast<std::string>(py::str(reason.value())) + ")");
+}
+
+struct Range {
+  const char* begin;
+  const char* end;
+};
+
+Range byte_range(const View& view) {
+  const int64_t size = itemsize(view.dtype);
+  int64_t low = 0, high = 0;
+  for (int i = 0; i < view.ndim; ++i) {
+    const int64_t extent = (view.shape[i] - 1) * view.stride[i];
+    (extent < 0 ? low : high) += extent;
+  }
+  return {view.data + low * size, view.data + (high + 1) * size};
+}
+
+int64_t stride_gcd(const View& view, int64_t gcd) {
+  for (int i = 0; i < view.ndim; ++i) {
+    if (view.shape[i] > 1) gcd = std::gcd(gcd, view.stride[i] * itemsize(view.dtype));
+  }
+  return gcd;
+}
+
+// True where the two provably share no byte: disjoint ranges, or interleaved ones (x[..., 0] and x[..., 1]).
+bool disjoint(const View& a, const View& b) {
+  if (view_numel(a) == 0 || view_numel(b) == 0) return true;
+  const Range ra = byte_range(a), rb = byte_range(b);
+  if (ra.end <= rb.begin || rb.end <= ra.begin) return true;
+  const int64_t gcd = stride_gcd(b, stride_gcd(a, 0));
+  if (gcd == 0) return false;
+  int64_t offset = (b.data - a.data) % gcd;
+  if (offset < 0) offset += gcd;
+  return offset >= itemsize(a.dtype) && offset + itemsize(b.dtype) <= gcd;
+}
+
+}  // namespace
+
+View read_tensor(const char* op, const char* arg, py::handle object) {
+  switch (tensor_kind(object.ptr())) {
+    case TensorKind::exact: break;
+    case TensorKind::subclass: throw NeedsDispatcher{};
+    case TensorKind::not_a_tensor: {
+      const std::string type = torch_type_name(object.ptr());
+      type_error(op, arg, "a torch.Tensor",
+                 type == "numpy.ndarray" ? type + " (wrap it with torch.from_numpy)" : type);
+    }
+  }
+  dlpack::Tensor raw{};
+  if (exchange_api().tensor_from_py_object_no_sync(object.ptr(), &raw) != 0) refuse_export(op, arg, object);
+  if (raw.device.type != dlpack::kCPU && raw.device.type != dlpack::kCUDAHost) {
+    type_error(op, arg, "a tensor on the CPU",
+               "one on " + python_repr(object.attr("device")) + " (this build of hotloop has CPU kernels only)");
+  }
+  if (has_negative_bit(object.ptr())) {
+    value_error(op, arg, "a tensor whose memory holds its values",
+                "a view with the negative bit set (call .resolve_neg() first)");
+  }
+  if (requires_grad(object.ptr()) && grad_mode_enabled()) {
+    value_error(op, arg, "a tensor that does not require grad (the op is not differentiable)",
+                "requires_grad=True (pass .detach() or call under torch.no_grad())");
+  }
+  View view;
+  if (!dtype_of(raw.dtype, &view.dtype)) {
+    type_error(op, arg, "of a real dtype of at most 64 bits", python_repr(object.attr("dtype")));
+  }
+  if (raw.ndim > kMaxDims) {
+    value_error(op, arg, "of at most " + std::to_string(kMaxDims) + " dimensions",
+                std::to_string(raw.ndim) + " dimensions");
+  }
+  view.ndim = raw.ndim;
+  int64_t compact = 1;
+  for (int i = raw.ndim - 1; i >= 0; --i) {
+    view.shape[i] = raw.shape[i];
+    view.stride[i] = raw.strides != nullptr ? raw.strides[i] : compact;
+    compact *= raw.shape[i];
+  }
+  view.data = static_cast<char*>(raw.data) + raw.byte_offset;
+  if (compact != 0) {
+    if (raw.data == nullptr) type_error(op, arg, "a tensor with memory", "one without (fake or meta)");
+    if (reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(itemsize(view.dtype)) != 0) {
+      value_error(op, arg, "aligned to its element size", "an unaligned address (call .clone() first)");
+    }
+  }
+  return view;
+}
+
+View read_optional(const char* op, const char* arg, py::handle object) {
+  if (object.is_none()) {
+    View view;
+    view.ndim = -1;
+    return view;
+  }
+  return read_tensor(op, arg, object);
+}
+
+std::vector<View> read_tensors(const char* op, const char* arg, py::handle sequence) {
+  if (!PyList_Check(sequence.ptr()) && !PyTuple_Check(sequence.ptr())) {
+    type_error(op, arg, "a list or tuple of torch.Tensor", torch_type_name(sequence.ptr()));
+  }
+  std::vector<View> views;
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
+  views.reserve(static_cast<size_t>(count));
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    const std::string name = std::string(arg) + "[" + std::to_string(i) + "]";
+    views.push_back(read_tensor(op, name.c_str(), PySequence_Fast_GET_ITEM(sequence.ptr(), i)));
+  }
+  return views;
+}
+
+void expect_ndim(const char* op, const char* arg, const View& view, int ndim, const char* layout) {
+  if (view.ndim != ndim) value_error(op, arg, layout, describe(view));
+}
+
+void expect_shape(const char* op, const char* arg, const View& view, std::initializer_list<int64_t> shape,
+                  const char* layout) {
+  View wanted;
+  wanted.ndim = 0;
+  bool equal = view.ndim == static_cast<int>(shape.size());
+  for (int64_t size : shape) {
+    if (equal && view.shape[wanted.ndim] != size) equal = false;
+    wanted.shape[wanted.ndim++] = size;
+  }
+  if (!equal) value_error(op, arg, std::string(layout) + " = " + describe_shape(wanted), describe(view));
+}
+
+void expect_dtype(const char* op, const char* arg, const View& view, DType dtype) {
+  if (view.dtype != dtype) type_error(op, arg, dtype_name(dtype), describe(view));
+}
+
+void expect_float(const char* op, const char* arg, const View& view) {
+  if (view.dtype != DType::f32 && view.dtype != DType::f64) {
+    type_error(op, arg, "float32 or float64", describe(view));
+  }
+}
+
+void expect_real(const char* op, const char* arg, const View& view) {
+  if (!is_floating(view.dtype)) type_error(op, arg, "of a floating dtype", describe(view));
+}
+
+void expect_flag(const char* op, const char* arg, const View& view) {
+  if (!is_flag(view.dtype)) type_error(op, arg, "bool, uint8 or of a floating dtype", describe(view));
+}
+
+void expect_disjoint(const char* op, const char* out_arg, const View& out, const char* arg, const View& input) {
+  if (absent(input) || disjoint(out, input)) return;
+  value_error(op, out_arg, std::string("memory of its own"), std::string("a tensor that overlaps ") + arg);
+}
+
+void expect_no_self_overlap(const char* op, const char* arg, const View& view) {
+  // Sorted by stride, every dimension must step over the whole extent of the finer ones.
+  int order[kMaxDims];
+  int count = 0;
+  for (int i = 0; i < view.ndim; ++i) {
+    if (view.shape[i] == 0) return;
+    if (view.shape[i] > 1) order[count++] = i;
+  }
+  for (int i = 1; i < count; ++i) {
+    for (int j = i; j > 0 && view.stride[order[j]] < view.stride[order[j - 1]]; --j) {
+      std::swap(order[j], order[j - 1]);
+    }
+  }
+  int64_t extent = 0;
+  for (int i = 0; i < count; ++i) {
+    if (view.stride[order[i]] <= extent) {
+      value_error(op, arg, "a tensor whose elements do not overlap", "an expanded or overlapping view");
+    }
+    extent += (view.shape[order[i]] - 1) * view.stride[order[i]];
+  }
+}
+
+void expect_indices(const char* op, const char* arg, const View& indices, int64_t limit, const char* what) {
+  expect_ndim(op, arg, indices, 1, "[k]");
+  expect_dtype(op, arg, indices, DType::i64);
+  const int64_t* data = reinterpret_cast<const int64_t*>(indices.data);
+  for (int64_t i = 0; i < indices.shape[0]; ++i) {
+    const int64_t index = data[i * indices.stride[0]];
+    if (index < 0 || index >= limit) {
+      throw py::index_error(std::string(op) + ": " + arg + "[" + std::to_string(i) + "] must be in [0, " +
+                            std::to_string(limit) + ") (" + what + "), got " + std::to_string(index));
+    }
+  }
+}
+
+void mark_written(py::handle tensor) { bump_version(tensor.ptr()); }
+
+void mark_written_all(py::handle sequence) {
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
+  for (Py_ssize_t i = 0; i < count; ++i) bump_version(PySequence_Fast_GET_ITEM(sequence.ptr(), i));
+}
+
+}  // namespace hotloop

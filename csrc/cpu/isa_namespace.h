@@ -1,0 +1,8 @@
+// Kernels are compiled once per instruction set (see setup.py), each copy in a namespace of its own. Whatever
+// such a file includes and the linker could merge must live in that namespace or be static: a merged inline
+// function compiled for AVX-512 would crash an older machine. tools/check_isa_symbols.py proves that none is.
+#pragma once
+
+#ifndef HL_ISA_NAMESPACE
+#define HL_ISA_NAMESPACE baseline
+#endif

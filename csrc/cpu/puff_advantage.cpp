@@ -1,0 +1,93 @@
+#include "puff_advantage.h"
+
+#include "../core/recurrence.h"
+#include "reverse_scan.h"
+
+namespace hotloop {
+namespace HL_ISA_NAMESPACE {
+namespace {
+
+template <class T>
+struct PuffEstimator {
+  const PuffAdvantageParams& p;
+  PuffCoefficients<T> k;
+
+  static void steps(const PuffCoefficients<T>& k, int64_t count, const T* __restrict value,
+                    const T* __restrict value_next, const T* __restrict reward_next,
+                    const T* __restrict done_next, const T* __restrict importance, T* __restrict a,
+                    T* __restrict b) {
+    for (int64_t i = 0; i < count; ++i) {
+      const Affine<T> step =
+          puff_step(k, value[i], value_next[i], reward_next[i], done_next[i], importance[i]);
+      a[i] = step.a;
+      b[i] = step.b;
+    }
+  }
+
+  void stage_time(int64_t row, int64_t t, int64_t count, T* a, T* b, Scratch<T>& s) const {
+    const bool last = t + count == p.horizon;
+    const int64_t inner = last ? count - 1 : count;  // steps whose successor lies in the matrices
+    const T* value = load_along_time(p.values, row, t, count, s.run[0]);
+    const T* importance = load_along_time(p.importance, row, t, count, s.run[1]);
+    if (inner > 0) {
+      const T* value_next = load_along_time(p.values, row, t + 1, inner, s.run[2]);
+      const T* reward_next = load_along_time(p.rewards, row, t + 1, inner, s.run[3]);
+      const T* done_next = load_along_time(p.dones, row, t + 1, inner, s.run[4]);
+      steps(k, inner, value, value_next, reward_next, done_next, importance, a, b);
+    }
+    if (!last) return;
+    if (p.next_values.data == nullptr) {
+      a[inner] = b[inner] = T(0);  // nothing is known of what arrives after the last step
+      return;
+    }
+    const T* value_next = load_along_rows(p.next_values, row, 0, 1, s.run[2]);
+    const T* reward_next = load_along_rows(p.next_rewards, row, 0, 1, s.run[3]);
+    const T* done_next = load_along_rows(p.next_dones, row, 0, 1, s.run[4]);
+    steps(k, 1, value + inner, value_next, reward_next, done_next, importance + inner, a + inner, b + inner);
+  }
+
+  void stage_rows(int64_t row, int64_t t, int64_t count, T* a, T* b, Scratch<T>& s) const {
+    const bool last = t + 1 == p.horizon;
+    if (last && p.next_values.data == nullptr) {
+      for (int64_t i = 0; i < count; ++i) a[i] = b[i] = T(0);
+      return;
+    }
+    const int64_t next = last ? 0 : t + 1;
+    const T* value = load_along_rows(p.values, row, t, count, s.run[0]);
+    const T* importance = load_along_rows(p.importance, row, t, count, s.run[1]);
+    const T* value_next = load_along_rows(last ? p.next_values : p.values, row, next, count, s.run[2]);
+    const T* reward_next = load_along_rows(last ? p.next_rewards : p.rewards, row, next, count, s.run[3]);
+    const T* done_next = load_along_rows(last ? p.next_dones : p.dones, row, next, count, s.run[4]);
+    steps(k, count, value, value_next, reward_next, done_next, importance, a, b);
+  }
+
+  void emit_time(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>&) const {
+    store_along_time(p.advantages, row, t, count, y);
+  }
+  void emit_rows(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>&) const {
+    store_along_rows(p.advantages, row, t, count, y);
+  }
+};
+
+template <class T>
+void run(const PuffAdvantageParams& p) {
+  const T gamma = static_cast<T>(p.gamma);
+  const PuffEstimator<T> estimator{p,
+                                   {gamma, gamma * static_cast<T>(p.gae_lambda), static_cast<T>(p.rho_clip),
+                                    static_cast<T>(p.c_clip)}};
+  const int64_t bytes = p.segments * p.horizon * 5 * static_cast<int64_t>(sizeof(T));
+  reverse_scan<false, T>(estimator, p.segments, p.horizon, rows_are_lanes(p.values), bytes);
+}
+
+}  // namespace
+
+void puff_advantage(const PuffAdvantageParams& p) {
+  if (p.values.dtype == DType::f64) {
+    run<double>(p);
+  } else {
+    run<float>(p);
+  }
+}
+
+}  // namespace HL_ISA_NAMESPACE
+}  // namespace hotloop

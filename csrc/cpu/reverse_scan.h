@@ -1,0 +1,112 @@
+// The recurrence engine: y[t] = a[t] * y[t+1] + b[t] from the last step to the first, for any estimator.
+//
+// An estimator is a struct with
+//   stage_time(row, t, count, a, b, scratch)   coefficients of `count` steps of one row
+//   stage_rows(row, t, count, a, b, scratch)   coefficients of one step of `count` neighbouring rows
+//   emit_time / emit_rows(row, t, count, y, scratch)   what to do with the result
+//
+// Two layouts, one order of operations (so both give the same bits, whatever the number of threads):
+// * batch-major: the coefficients of kRows rows are computed chunk by chunk into a tile that stays in L1, each row
+//   read in one contiguous stream (rows a power of two apart would evict each other if they were read side by
+//   side); then kRows independent scalar chains run over the tile, which hides the latency of the recurrence.
+// * time-major: rows are the vector lanes and nothing needs transposing.
+#pragma once
+#include "isa_namespace.h"
+#include "load.h"
+#include "parallel.h"
+
+namespace hotloop {
+namespace HL_ISA_NAMESPACE {
+
+constexpr int64_t kRows = 8;       // chains that run side by side: 8 cover mul + add latency (4 + 4 cycles)
+constexpr int64_t kChunk = 128;    // steps per tile: 2 tiles of 8 x 128 floats are 8 KiB, a quarter of L1
+constexpr int64_t kStride = kChunk + 16;  // keeps the rows of a tile in different L1 sets
+constexpr int64_t kLanes = 256;    // rows per block in the time-major layout
+constexpr int64_t kScratchRuns = 7;
+
+template <class T>
+struct Scratch {
+  alignas(64) T run[kScratchRuns][kLanes];
+};
+
+// kCut: a coefficient of exactly zero cuts the trace, so that NaN or inf beyond a boundary cannot leak (0 * NaN
+// is NaN). Without it the plain formula holds.
+template <bool kCut, class T>
+static inline T affine(T a, T y, T b) {
+  T carried = a * y;
+  if (kCut) carried = a != T(0) ? carried : T(0);
+  return b + carried;
+}
+
+template <bool kCut, class T>
+static inline void scan_tile(const T* __restrict a, T* __restrict b, int64_t count, T* carry) {
+  T y0 = carry[0], y1 = carry[1], y2 = carry[2], y3 = carry[3];
+  T y4 = carry[4], y5 = carry[5], y6 = carry[6], y7 = carry[7];
+  for (int64_t t = count - 1; t >= 0; --t) {
+    b[t] = y0 = affine<kCut>(a[t], y0, b[t]);
+    b[kStride + t] = y1 = affine<kCut>(a[kStride + t], y1, b[kStride + t]);
+    b[2 * kStride + t] = y2 = affine<kCut>(a[2 * kStride + t], y2, b[2 * kStride + t]);
+    b[3 * kStride + t] = y3 = affine<kCut>(a[3 * kStride + t], y3, b[3 * kStride + t]);
+    b[4 * kStride + t] = y4 = affine<kCut>(a[4 * kStride + t], y4, b[4 * kStride + t]);
+    b[5 * kStride + t] = y5 = affine<kCut>(a[5 * kStride + t], y5, b[5 * kStride + t]);
+    b[6 * kStride + t] = y6 = affine<kCut>(a[6 * kStride + t], y6, b[6 * kStride + t]);
+    b[7 * kStride + t] = y7 = affine<kCut>(a[7 * kStride + t], y7, b[7 * kStride + t]);
+  }
+  carry[0] = y0, carry[1] = y1, carry[2] = y2, carry[3] = y3;
+  carry[4] = y4, carry[5] = y5, carry[6] = y6, carry[7] = y7;
+}
+
+template <bool kCut, class T, class Estimator>
+static inline void scan_row_block(const Estimator& estimator, int64_t row0, int64_t rows, int64_t horizon) {
+  alignas(64) T a[kRows * kStride];
+  alignas(64) T b[kRows * kStride];
+  Scratch<T> scratch;
+  T carry[kRows] = {};
+  for (int64_t i = rows * kStride; i < kRows * kStride; ++i) a[i] = b[i] = T(0);  // rows that are not there
+  for (int64_t end = horizon; end > 0; end -= kChunk) {
+    const int64_t begin = end > kChunk ? end - kChunk : 0;
+    const int64_t count = end - begin;
+    for (int64_t r = 0; r < rows; ++r) {
+      estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
+    }
+    scan_tile<kCut>(a, b, count, carry);
+    for (int64_t r = 0; r < rows; ++r) estimator.emit_time(row0 + r, begin, count, b + r * kStride, scratch);
+  }
+}
+
+template <bool kCut, class T, class Estimator>
+static inline void scan_lane_block(const Estimator& estimator, int64_t row0, int64_t rows, int64_t horizon) {
+  alignas(64) T a[kLanes];
+  alignas(64) T b[kLanes];
+  alignas(64) T y[kLanes] = {};
+  Scratch<T> scratch;
+  for (int64_t t = horizon - 1; t >= 0; --t) {
+    estimator.stage_rows(row0, t, rows, a, b, scratch);
+    for (int64_t i = 0; i < rows; ++i) y[i] = affine<kCut>(a[i], y[i], b[i]);
+    estimator.emit_rows(row0, t, rows, y, scratch);
+  }
+}
+
+// `lanes`: whether neighbouring rows are contiguous in memory. `bytes`: what the op moves, for the grain.
+template <bool kCut, class T, class Estimator>
+static inline void reverse_scan(const Estimator& estimator, int64_t rows, int64_t horizon, bool lanes,
+                                int64_t bytes) {
+  const int64_t width = lanes ? kLanes : kRows;
+  parallel_blocks((rows + width - 1) / width, bytes, [&](int64_t block) {
+    const int64_t row0 = block * width;
+    const int64_t count = rows - row0 < width ? rows - row0 : width;
+    if (lanes) {
+      scan_lane_block<kCut, T>(estimator, row0, count, horizon);
+    } else {
+      scan_row_block<kCut, T>(estimator, row0, count, horizon);
+    }
+  });
+}
+
+// Time-major when neighbouring rows touch and neighbouring steps do not.
+static inline bool rows_are_lanes(const Matrix& values) {
+  return values.row_stride == 1 && values.time_stride != 1;
+}
+
+}  // namespace HL_ISA_NAMESPACE
+}  // namespace hotloop

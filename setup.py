@@ -1,0 +1,106 @@
+"""Builds hotloop._core: ninja compiles every source in parallel and only what changed.
+
+The kernels listed in SIMD_KERNELS are compiled once per instruction set; the fastest one that the processor has is
+picked at run time. No torch header is included and no torch library is linked, so no torch is needed to build.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+SIMD_KERNELS = ("puff_advantage", "gae", "row_priorities")
+X86_ISAS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mbmi2", "-mprefer-vector-width=512"],
+}
+# Results must not depend on the instruction set: no contraction into fused multiply-add.
+FLAGS = [
+    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno",
+    "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unused-parameter",
+]  # fmt: skip
+
+
+def version() -> str:
+    match = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert match is not None
+    return match.group(1)
+
+
+def is_x86() -> bool:
+    # ARCHFLAGS is how macOS builds name another target than the machine's own.
+    target = os.environ.get("ARCHFLAGS", platform.machine())
+    return any(name in target for name in ("x86_64", "AMD64"))
+
+
+def translation_units() -> list[tuple[str, str, list[str]]]:
+    """(source, object name, extra flags) of everything that is compiled."""
+    units = []
+    for source in sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*/*.cpp")):
+        stem = "_".join(Path(source).with_suffix("").parts[1:])
+        if Path(source).parts[1] == "cpu" and Path(source).stem in SIMD_KERNELS and is_x86():
+            units += [
+                (source, f"{stem}.{isa}.o", [f"-DHL_ISA_NAMESPACE={isa}", *flags])
+                for isa, flags in X86_ISAS.items()
+            ]
+        else:
+            units.append((source, f"{stem}.o", []))
+    return units
+
+
+class NinjaBuild(build_ext):
+    """Writes build.ninja and runs it; the compiler comes from CXX, extra flags from CXXFLAGS and LDFLAGS."""
+
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(self.build_temp).resolve() / "ninja"
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "build.ninja").write_text(self.build_file(output))
+        jobs = ["-j", str(self.parallel)] if self.parallel else []
+        verbose = ["-v"] if self.verbose and self.verbose > 1 else []
+        subprocess.run([sys.executable, "-m", "ninja", "-C", str(work), *jobs, *verbose], check=True)
+
+    def build_file(self, output: Path) -> str:
+        openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+        includes = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+        defines = [f'-DHL_VERSION=\\"{version()}\\"'] + (["-DHL_HAVE_X86_KERNELS"] if is_x86() else [])
+        link = ["-undefined", "dynamic_lookup", "-bundle"] if sys.platform == "darwin" else ["-shared"]
+        flags = [*FLAGS, *openmp, *includes, *defines, os.environ.get("CXXFLAGS", "")]
+        lines = [
+            "ninja_required_version = 1.5",
+            f"cxx = {os.environ.get('CXX', 'c++')}",
+            f"flags = {' '.join(flags)}",
+            f"link = {' '.join([*link, *openmp, '-Wl,-s' if sys.platform != 'darwin' else '', os.environ.get('LDFLAGS', '')])}",
+            "rule compile",
+            "  command = $cxx $flags $extra -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = $out",
+            "rule link",
+            "  command = $cxx $in $link -o $out",
+            "  description = $out",
+        ]
+        objects = []
+        for source, name, extra in translation_units():
+            lines += [f"build {name}: compile {ROOT.resolve() / source}", f"  extra = {' '.join(extra)}"]
+            objects.append(name)
+        lines.append(f"build {output}: link {' '.join(objects)}")
+        return "\n".join([*lines, ""])
+
+
+setup(
+    ext_modules=[Extension("hotloop._core", sources=[source for source, _, _ in translation_units()])],
+    cmdclass={"build_ext": NinjaBuild},
+)
