@@ -1,0 +1,173 @@
+"""The layout of an Experience: its sizes, where every agent writes next, and when a rollout is over."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hotloop import ops
+
+
+def slice_bounds(env_id: object, total_agents: int, where: str) -> tuple[int, int]:
+    """`(start, stop)` of a slice of agents.
+
+    Raises TypeError when it is no slice, ValueError when it is empty or its step is not 1, IndexError when
+    it exceeds the agents. `where` names the caller in the message.
+    """
+    if not isinstance(env_id, slice):
+        raise TypeError(f"{where}: the agents served must be a slice, got {type(env_id).__name__}")
+    start = 0 if env_id.start is None else env_id.start
+    stop = total_agents if env_id.stop is None else env_id.stop
+    if env_id.step not in (None, 1):
+        raise ValueError(f"{where}: the slice of agents must be contiguous (step 1), got {env_id}")
+    if not isinstance(start, int) or not isinstance(stop, int):
+        raise TypeError(f"{where}: the slice of agents must have int ends, got {env_id}")
+    if start < 0 or stop > total_agents:
+        raise IndexError(f"{where}: the slice of agents must lie in [0, {total_agents}), got {env_id}")
+    if start >= stop:
+        raise ValueError(f"{where}: the slice of agents must not be empty, got {env_id}")
+    return start, stop
+
+
+def check_sizes(
+    *, total_agents: int, batch_size: int, bptt_horizon: int, minibatch_size: int, max_minibatch_size: int
+) -> None:
+    """TypeError or ValueError when the sizes of an Experience do not fit each other."""
+    for name, size in locals().items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"Experience: {name} must be an int, got {size!r}")
+        if size < 1:
+            raise ValueError(f"Experience: {name} must be positive, got {size}")
+    minibatch = min(minibatch_size, max_minibatch_size)
+    segments = batch_size // bptt_horizon
+    if total_agents > segments:
+        raise ValueError(
+            f"Experience: batch_size must be at least total_agents * bptt_horizon = {total_agents} * {bptt_horizon} = "
+            f"{total_agents * bptt_horizon}, so that each agent has a row, got {batch_size}"
+        )
+    if minibatch_size % minibatch:
+        raise ValueError(
+            f"Experience: minibatch_size must be a multiple of max_minibatch_size {max_minibatch_size}, got {minibatch_size}"
+        )
+    if minibatch % bptt_horizon:
+        raise ValueError(
+            f"Experience: minibatch_size must be a multiple of bptt_horizon {bptt_horizon}, got {minibatch}"
+        )
+    if segments % (minibatch // bptt_horizon):
+        raise ValueError(
+            f"Experience: segments (batch_size // bptt_horizon = {batch_size} // {bptt_horizon}) must be a multiple of "
+            f"the {minibatch // bptt_horizon} segments of a minibatch (of {minibatch} steps), got {segments}"
+        )
+
+
+class RowViews(NamedTuple):
+    """The live trackers of one slice, int64 [n] each."""
+
+    rows: Tensor
+    positions: Tensor
+
+
+class RowBook:
+    """Native row cursors, their mirrors on the buffer's device, and the bookkeeping of the rollout's end.
+
+    `rows` and `positions`: int64 [A] on `device`, live. Rows are handed out in order, so what has been
+    handed out so far is the A rows of the start plus those given for finished ones. Once that is S, a slice
+    that finishes a row gets none that this rollout still needs (an asynchronous environment served it more
+    often than others): it is done.
+    """
+
+    def __init__(self, total_agents: int, segments: int, horizon: int, device: torch.device) -> None:
+        self.total_agents = total_agents
+        self.segments = segments
+        self.horizon = horizon
+        self.cursors = ops.RowCursors(total_agents, segments, horizon)
+        self._mirrored = device.type != "cpu"
+        self.rows: Tensor = self.cursors.rows.to(device)
+        self.positions: Tensor = self.cursors.positions.to(device)
+        self.stored_steps = 0
+        self.skipped_steps = 0
+        self._bounds: dict[tuple[object, object, object], tuple[int, int]] = {}
+        self._views: dict[tuple[int, int], RowViews] = {}
+        self._done = bytearray(total_agents)  # agents whose slice is done with this rollout
+        self._finished = bytearray(total_agents)  # agents with at least one finished row
+        self._wrapped: dict[int, int] = {}  # slice start -> rows 0 .. w-1 that it is about to write once more
+
+    def reset(self) -> None:
+        """Agent i to row i, column 0."""
+        self.cursors.reset()
+        if self._mirrored:
+            self.rows.copy_(self.cursors.rows)
+            self.positions.zero_()
+        self.stored_steps = self.skipped_steps = 0
+        self._done = bytearray(self.total_agents)
+        self._finished = bytearray(self.total_agents)
+        self._wrapped.clear()
+
+    def bounds(self, env_id: object, where: str) -> tuple[int, int]:
+        """`slice_bounds`, remembered."""
+        if not isinstance(env_id, slice):
+            return slice_bounds(env_id, self.total_agents, where)
+        key = (env_id.start, env_id.stop, env_id.step)
+        known = self._bounds.get(key)
+        if known is None:
+            known = self._bounds[key] = slice_bounds(env_id, self.total_agents, where)
+        return known
+
+    def views(self, start: int, stop: int) -> RowViews:
+        """The live trackers of the agents `[start, stop)`."""
+        views = self._views.get((start, stop))
+        if views is None:
+            views = self._views[start, stop] = RowViews(self.rows[start:stop], self.positions[start:stop])
+        return views
+
+    def begin_store(self, start: int, stop: int) -> RowViews | None:
+        """Where the slice writes now; None when it is done with this rollout."""
+        if self.cursors.full_rows >= self.segments:
+            raise RuntimeError(
+                f"Experience.store: the rollout is complete (all {self.segments} rows are full); call "
+                "reset_for_rollout first"
+            )
+        position = self.cursors.position(start)
+        if position != self.cursors.position(stop - 1):
+            raise ValueError(
+                f"Experience.store: the agents [{start}, {stop}) must stand at one column (slices must not "
+                f"overlap in part), got columns {position} and {self.cursors.position(stop - 1)}"
+            )
+        if self._done[start]:
+            self.skipped_steps += 1
+            return None
+        if position == 0 and start in self._wrapped:
+            self._check_wrap(start, stop, self._wrapped.pop(start))
+        return self.views(start, stop)
+
+    def end_store(self, start: int, stop: int) -> None:
+        """Move the slice on by one column, at the end of the row to its next one."""
+        finishes = self.cursors.position(start) + 1 >= self.horizon
+        handed_out = self.total_agents + self.cursors.full_rows
+        self.cursors.advance(start, stop)
+        self.stored_steps += 1
+        if self._mirrored:
+            views = self.views(start, stop)
+            if finishes:
+                views.rows.copy_(self.cursors.rows[start:stop])
+                views.positions.zero_()
+            else:
+                views.positions.add_(1)
+        if finishes:
+            count = stop - start
+            self._finished[start:stop] = b"\1" * count
+            if handed_out >= self.segments:
+                self._done[start:stop] = b"\1" * count
+            elif handed_out + count > self.segments:
+                self._wrapped[start] = handed_out + count - self.segments
+
+    def _check_wrap(self, start: int, stop: int, count: int) -> None:
+        """Rows 0 .. count-1 are written a second time: fine if their first owners are past them."""
+        if not all(self._finished[:count]):
+            raise RuntimeError(
+                f"Experience.store: the agents [{start}, {stop}) would overwrite rows that slower agents "
+                f"have not finished. Where slices run at different speeds, segments must be a multiple of "
+                f"total_agents ({self.total_agents}), got {self.segments}: change batch_size"
+            )
