@@ -256,10 +256,7 @@ class Experience:
         return list(self._store_keys)
 
     def set_store_keys(self, keys: Iterable[Key]) -> None:
-        """Restrict what `store` writes to `keys` of the buffer.
-
-        KeyError for an unknown one, ValueError for none at all.
-        """
+        """Restrict what `store` writes. KeyError for a key the buffer does not have, ValueError for no key."""
         chosen = list(dict.fromkeys(keys))
         known = set(self.buffer.keys(include_nested=True, leaves_only=True))
         unknown = [key for key in chosen if key not in known]

@@ -44,12 +44,14 @@ def check_sizes(
     segments = batch_size // bptt_horizon
     if total_agents > segments:
         raise ValueError(
-            f"Experience: batch_size must be at least total_agents * bptt_horizon = {total_agents} * {bptt_horizon} = "
-            f"{total_agents * bptt_horizon}, so that each agent has a row, got {batch_size}"
+            "Experience: batch_size must be at least total_agents * bptt_horizon = "
+            f"{total_agents} * {bptt_horizon} = {total_agents * bptt_horizon}, so that each agent has a row, "
+            f"got {batch_size}"
         )
     if minibatch_size % minibatch:
         raise ValueError(
-            f"Experience: minibatch_size must be a multiple of max_minibatch_size {max_minibatch_size}, got {minibatch_size}"
+            f"Experience: minibatch_size must be a multiple of max_minibatch_size {max_minibatch_size}, "
+            f"got {minibatch_size}"
         )
     if minibatch % bptt_horizon:
         raise ValueError(
@@ -57,8 +59,9 @@ def check_sizes(
         )
     if segments % (minibatch // bptt_horizon):
         raise ValueError(
-            f"Experience: segments (batch_size // bptt_horizon = {batch_size} // {bptt_horizon}) must be a multiple of "
-            f"the {minibatch // bptt_horizon} segments of a minibatch (of {minibatch} steps), got {segments}"
+            f"Experience: segments (batch_size // bptt_horizon = {batch_size} // {bptt_horizon}) must be a "
+            f"multiple of the {minibatch // bptt_horizon} segments of a minibatch (of {minibatch} steps), "
+            f"got {segments}"
         )
 
 
