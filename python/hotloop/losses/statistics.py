@@ -39,16 +39,18 @@ class StatisticTracker:
         names = tuple(values)
         if not names:
             return
-        sums = self._groups.get(names)
-        if sums is None:
-            sums = self._groups[names] = torch.zeros(len(names) + 1, dtype=self._dtype, device=self.device)
         scalars = [self._scalar(name, value) for name, value in values.items()]
         scalars.append(torch.ones((), dtype=self._dtype, device=self.device))
         stacked = torch.stack(scalars)
         if isinstance(weight, Tensor):
-            sums.addcmul_(stacked, self._scalar("weight", weight))
+            stacked *= self._scalar("weight", weight)
         else:
-            sums.add_(stacked, alpha=float(weight))
+            stacked *= float(weight)
+        sums = self._groups.get(names)
+        if sums is None:
+            self._groups[names] = stacked
+        else:
+            sums += stacked
 
     def total(self, name: str) -> Tensor:
         """``[2]`` on the device: weighted sum of a name and its sum of weights (zeros when it was never
