@@ -1,0 +1,136 @@
+"""Puts environment, policy, losses, experience, optimizer and loop together from a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hotloop.context import ComponentContext
+from hotloop.experience import Experience
+from hotloop.loop import CoreTrainingLoop
+from hotloop.losses import Loss, ppo_losses
+from hotloop.policies import MLPPolicy
+from hotloop.trainer.config import TrainConfig
+
+
+@dataclass
+class Components:
+    """The parts of a run, wired."""
+
+    environment: Any
+    policy: torch.nn.Module
+    losses: dict[str, Loss]
+    experience: Experience
+    optimizer: torch.optim.Optimizer
+    context: ComponentContext
+    loop: CoreTrainingLoop
+
+
+def build_components(
+    config: TrainConfig, *, environment: Any = None, policy: torch.nn.Module | None = None
+) -> Components:
+    """Builds every part of a run.
+
+    Args:
+        config: resolved (`TrainConfig.resolved`). torch's generator should be seeded already.
+        environment: a `hotloop.envs.TrainingEnvironment`; made from `config.env` when None.
+        policy: a `hotloop.policies.Policy` module on any device; when None, an `MLPPolicy` for the
+            environment's spaces.
+
+    Raises:
+        ValueError: the environment has another number of agents than `config.num_envs`.
+    """
+    device = torch.device(config.device)
+    if environment is None:
+        environment = make_environment(config, seed=config.seed)
+    agents = int(environment.total_parallel_agents)
+    if agents != config.num_envs:
+        raise ValueError(
+            f"build_components: the environment has {agents} agents, num_envs says {config.num_envs}"
+        )
+    if policy is None:
+        policy = MLPPolicy.from_spaces(
+            environment.single_observation_space,
+            environment.single_action_space,
+            hidden=config.policy.hidden,
+            log_std_init=config.policy.log_std_init,
+        )
+    policy = policy.to(device)
+    loop_config = config.loop_config()
+    losses = ppo_losses(
+        policy,
+        trainer_cfg=loop_config,
+        env=environment,
+        device=device,
+        **config.actor.model_dump(),
+        **config.critic.model_dump(),
+    )
+    experience = Experience.from_losses(
+        total_agents=agents,
+        batch_size=loop_config.batch_size,
+        bptt_horizon=loop_config.bptt_horizon,
+        minibatch_size=loop_config.minibatch_size,
+        max_minibatch_size=loop_config.minibatch_size,
+        policy_experience_spec=policy.get_agent_experience_spec(),  # type: ignore[operator]
+        losses=losses,
+        device=device,
+        sampling_config=loop_config.sampling,
+        seed=config.seed,
+    )
+    optimizer = make_optimizer(policy, config)
+    context = ComponentContext(
+        config=loop_config, policy=policy, env=environment, experience=experience, optimizer=optimizer
+    )
+    loop = CoreTrainingLoop(
+        policy=policy,
+        experience=experience,
+        losses=losses,
+        optimizer=optimizer,
+        device=device,
+        context=context,
+    )
+    context.losses = losses
+    for loss in losses.values():
+        loss.attach_context(context)
+    return Components(environment, policy, losses, experience, optimizer, context, loop)
+
+
+def make_environment(config: TrainConfig, *, seed: int) -> Any:
+    """`config.env` through Gymnasium."""
+    # Here, so that a run over an environment of one's own needs no Gymnasium.
+    from hotloop.envs import GymnasiumEnvironment
+
+    return GymnasiumEnvironment(
+        config.env,
+        config.num_envs,
+        seed=seed,
+        vectorization=config.environment.vectorization,
+        autoreset=config.environment.autoreset,
+        env_kwargs=config.environment.kwargs,
+        action_bounds=config.environment.action_bounds,
+    )
+
+
+def make_optimizer(policy: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam over all parameters."""
+    # fused: one kernel for all parameters. For an MLP the default's calls cost more than their arithmetic.
+    return torch.optim.Adam(policy.parameters(), fused=True, **optimizer_settings(config))
+
+
+def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
+    """The hyperparameters of the optimizer's groups."""
+    settings = config.optimizer
+    return {
+        "lr": settings.learning_rate,
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
+
+
+def learning_rate(config: TrainConfig, agent_steps: int) -> float:
+    """The learning rate of the epoch that starts after `agent_steps`: a function of that count alone."""
+    base = config.optimizer.learning_rate
+    return base * max(0.0, 1.0 - agent_steps / config.total_timesteps) if config.optimizer.anneal else base

@@ -1,0 +1,55 @@
+"""SIGINT and SIGTERM: the first asks the run to stop after its epoch, the second stops it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+_WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Context manager that notes the first SIGINT or SIGTERM in `received`.
+
+    The handler puts the operating system's default action back, so a second signal ends the process at once,
+    even inside native code where no Python handler could run. The previous handlers return on exit.
+    Outside the main thread, where Python installs no handlers, it does nothing.
+
+    Args:
+        on_first: called once with the signal's number when the first signal arrives. It runs inside a signal
+            handler, possibly in the middle of a print: it may `os.write`, it must not print or block.
+    """
+
+    def __init__(self, on_first: Callable[[int], None] | None = None) -> None:
+        self.received: int | None = None
+        self._on_first = on_first
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """0 when no signal came, else 128 + its number: 130 for SIGINT, 143 for SIGTERM."""
+        return 0 if self.received is None else 128 + self.received
+
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        for watched in _WATCHED:
+            signal.signal(watched, signal.SIG_DFL)
+        self.received = signum
+        if self._on_first is not None:
+            self._on_first(signum)
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for watched in _WATCHED:
+                self._previous[watched] = signal.signal(watched, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for watched, previous in self._previous.items():
+            # None stands for a handler that was not installed from Python and cannot be put back.
+            signal.signal(watched, signal.SIG_DFL if previous is None else previous)
+        self._previous.clear()

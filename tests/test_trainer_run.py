@@ -1,0 +1,298 @@
+"""Whole runs, small: determinism, stopping, resuming, what is written."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from hotloop.trainer import TrainConfig, Trainer
+from hotloop.trainer.checkpoint import load_checkpoint
+from hotloop.trainer.metrics import LEADING_COLUMNS, TIMING_COLUMNS, read_metrics
+from hotloop.trainer.progress import EpochReport
+
+
+class Recorder:
+    """Progress that remembers, and raises a signal in the middle of the epoch after `stop_after`."""
+
+    def __init__(self, stop_after: int | None = None, signum: int = signal.SIGTERM) -> None:
+        self.reports: list[EpochReport] = []
+        self.messages: list[str] = []
+        self.closed = False
+        self._stop_after = stop_after
+        self._signum = signum
+
+    def update(self, report: EpochReport) -> None:
+        self.reports.append(report)
+        if report.epoch == self._stop_after:
+            os.kill(os.getpid(), self._signum)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def settings(run_dir: Path, **changes: Any) -> TrainConfig:
+    """Six epochs of 128 steps, in well under a second."""
+    tiny: dict[str, Any] = {
+        "num_envs": 8,
+        "total_timesteps": 6 * 128 - 40,
+        "run_dir": str(run_dir),
+        "rollout": {"horizon": 16, "update_epochs": 2},
+        "policy": {"hidden": [8]},
+        "output": {"tensorboard": False, "plot": False, "checkpoint_seconds": 1e9},
+        **changes,
+    }
+    return TrainConfig.from_settings(tiny, source="test")
+
+
+def run(config: TrainConfig, **options: Any) -> Any:
+    options.setdefault("progress", Recorder())
+    return Trainer(config, **options).train()
+
+
+def lasting(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv as text, without the columns that depend on the machine."""
+    with (run_dir / "metrics.csv").open(newline="") as stream:
+        return [{k: v for k, v in row.items() if k not in TIMING_COLUMNS} for row in csv.DictReader(stream)]
+
+
+def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
+    progress = Recorder()
+    output = {"tensorboard": True, "plot": True}
+    result = run(settings(tmp_path / "r", output=output), progress=progress)
+    made = {path.name for path in (tmp_path / "r").iterdir()}
+    assert made == {"config.yaml", "metrics.csv", "checkpoint.pt", "curve.png", "tensorboard"}
+    columns = read_metrics(tmp_path / "r" / "metrics.csv")
+    assert tuple(columns)[: len(LEADING_COLUMNS)] == LEADING_COLUMNS
+    assert {"policy_loss", "value_loss", "entropy"} <= set(columns)
+    assert columns["epoch"] == list(range(1, len(columns["epoch"]) + 1))
+    assert columns["agent_steps"][-1] == result.agent_steps >= 6 * 128 - 40
+    assert [r.epoch for r in progress.reports] == columns["epoch"]
+    assert progress.closed
+    assert result.reason == "total_timesteps"
+    assert result.exit_code == 0
+    assert f"{result.agent_steps:,} agent steps" in result.summary()
+    shares = progress.reports[-1].shares
+    assert sum(shares.values()) == pytest.approx(1.0, abs=0.02)
+    assert all(share > 0 for share in shares.values()), shares
+    content = torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)
+    assert content["epoch"] == columns["epoch"][-1]
+
+
+def test_tensorboard_events_hold_the_epochs(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = settings(tmp_path / "r", output={"tensorboard": True, "plot": False})
+    run(config, progress=Recorder(stop_after=3))
+    run(
+        settings(
+            tmp_path / "r",
+            resume=str(tmp_path / "r"),
+            run_dir=None,
+            output={"tensorboard": True, "plot": False},
+        )
+    )
+    events = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    events.Reload()
+    written = [(event.step, event.value) for event in events.Scalars("losses/value_loss")]
+    columns = read_metrics(tmp_path / "r" / "metrics.csv")
+    expected = list(zip(columns["agent_steps"], columns["value_loss"], strict=True))
+    assert [step for step, _ in written] == [step for step, _ in expected]
+    assert [value for _, value in written] == pytest.approx([value for _, value in expected])
+
+
+def test_the_same_seed_gives_the_same_curve(tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(settings(tmp_path / name, seed=seed))
+    assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
+    assert lasting(tmp_path / "a") != lasting(tmp_path / "c")
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "vector": {},
+    "same_step": {"environment": {"vectorization": "sync"}},
+    "prioritized": {"sampling": {"method": "prioritized", "prio_alpha": 0.7}},
+    "sequential": {"sampling": {"method": "sequential"}},
+    "anneal": {"optimizer": {"anneal": True}},
+    "two rows an environment": {"rollout": {"horizon": 8, "batch_size": 128, "update_epochs": 1}},
+    "continuous": {"env": "Pendulum-v1"},
+    "centred rewards": {"advantage": {"reward_centering": {"enabled": True, "beta": 0.1}}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_resumed_run_equals_one_never_stopped(tmp_path: Path, variant: dict[str, Any]) -> None:
+    run(settings(tmp_path / "whole", **variant))
+    stopped = run(settings(tmp_path / "parts", **variant), progress=Recorder(stop_after=2))
+    assert (stopped.reason, stopped.exit_code, stopped.epoch) == ("signal", 143, 2)
+    again = {**variant, "run_dir": None, "resume": str(tmp_path / "parts")}
+    interrupted = run(
+        settings(tmp_path / "parts", **again), progress=Recorder(stop_after=4, signum=signal.SIGINT)
+    )
+    assert (interrupted.exit_code, interrupted.epoch) == (130, 4)
+    assert f"--resume {tmp_path / 'parts'}" in interrupted.summary()
+    finished = run(settings(tmp_path / "parts", **again))
+    assert finished.reason == "total_timesteps"
+    whole = lasting(tmp_path / "whole")
+    assert len(whole) >= 6
+    assert lasting(tmp_path / "parts") == whole
+    final = [load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")]
+    for key, value in final[0]["policy"].items():
+        assert torch.equal(value, final[1]["policy"][key]), key
+
+
+def test_rows_behind_the_checkpoint_are_made_again(tmp_path: Path) -> None:
+    """As after a kill: metrics.csv is ahead of checkpoint.pt."""
+    run(settings(tmp_path / "r"), progress=Recorder(stop_after=2))
+    early = (tmp_path / "r" / "checkpoint.pt").read_bytes()
+    again = settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r"))
+    run(again)
+    whole = lasting(tmp_path / "r")
+    (tmp_path / "r" / "checkpoint.pt").write_bytes(early)
+    run(again)
+    assert lasting(tmp_path / "r") == whole
+
+
+def test_seconds_and_steps_count_on_after_a_resumption(tmp_path: Path) -> None:
+    first = run(settings(tmp_path / "r"), progress=Recorder(stop_after=3))
+    second = run(settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r")))
+    assert second.seconds > first.seconds
+    assert second.agent_steps > first.agent_steps
+    walls = read_metrics(tmp_path / "r" / "metrics.csv")["wall_time"]
+    assert walls == sorted(walls)
+
+
+def test_a_finished_run_that_is_resumed_makes_no_epoch(tmp_path: Path) -> None:
+    run(settings(tmp_path / "r"))
+    rows = lasting(tmp_path / "r")
+    progress = Recorder()
+    run(settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r")), progress=progress)
+    assert progress.reports == []
+    assert lasting(tmp_path / "r") == rows
+
+
+def test_a_resumed_run_may_go_on_for_longer(tmp_path: Path) -> None:
+    run(settings(tmp_path / "r"))
+    longer = settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r"), total_timesteps=10 * 128)
+    longer.optimizer.learning_rate = 0.125
+    longer.optimizer.beta1 = 0.5
+    trainer = Trainer(longer, progress=Recorder())
+    trainer.train()
+    assert read_metrics(tmp_path / "r" / "metrics.csv")["agent_steps"][-1] >= 10 * 128
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.125
+    assert trainer.optimizer.param_groups[0]["betas"][0] == 0.5
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["total_timesteps"] == 1280
+
+
+def test_what_cannot_change_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    run(settings(tmp_path / "r"), progress=Recorder(stop_after=1))
+    before = (tmp_path / "r" / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=r"policy, seed|seed.*policy"):
+        Trainer(
+            settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r"), seed=5, policy={"hidden": [4]})
+        )
+    assert (tmp_path / "r" / "config.yaml").read_text() == before
+
+
+def test_an_environment_that_cannot_be_saved_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hotloop.envs import GymnasiumEnvironment
+
+    monkeypatch.setattr(GymnasiumEnvironment, "why_unsavable", property(lambda self: "it is a secret"))
+    run(settings(tmp_path / "r"), progress=Recorder(stop_after=2))
+    first = load_checkpoint(tmp_path / "r" / "checkpoint.pt")
+    assert first["environment"] is None
+    progress = Recorder()
+    trainer = Trainer(settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r")), progress=progress)
+    fresh = Trainer(settings(tmp_path / "other"), progress=Recorder())
+    # Fresh episodes, and not those that the run began with.
+    assert not torch.equal(trainer.environment.get_observations()[0], fresh.environment.get_observations()[0])
+    fresh.environment.close()
+    result = trainer.train()
+    assert any("it is a secret" in message and "never stopped" in message for message in progress.messages)
+    assert result.reason == "total_timesteps"
+
+
+def test_the_goal_ends_the_run_once_100_episodes_are_known(tmp_path: Path) -> None:
+    config = settings(tmp_path / "r", total_timesteps=10**6, stop_at_return=1.0)
+    result = run(config)
+    assert result.reason == "stop_at_return"
+    assert result.episodes == 100
+    assert result.return_mean >= 1.0
+    assert result.epoch > 1  # 128 steps hold fewer than 100 episodes
+    assert "reached 1" in result.summary()
+
+
+def test_a_goal_that_is_never_met_leaves_the_steps_in_charge(tmp_path: Path) -> None:
+    assert run(settings(tmp_path / "r", stop_at_return=1e9)).reason == "total_timesteps"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    trainer = Trainer(settings(tmp_path / "r"), progress=Recorder())
+    trainer.save()
+    before = (tmp_path / "r" / "checkpoint.pt").read_bytes()
+    with torch.no_grad():
+        next(trainer.policy.critic.parameters()).fill_(float("nan"))  # type: ignore[union-attr]
+    with pytest.raises(FloatingPointError, match=r"epoch 1.*value_loss = nan"):
+        trainer.train()
+    assert (tmp_path / "r" / "checkpoint.pt").read_bytes() == before
+
+
+def test_checkpoints_are_written_along_the_way(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watcher(Recorder):
+        def update(self, report: EpochReport) -> None:
+            path = tmp_path / "r" / "checkpoint.pt"
+            seen.append(load_checkpoint(path)["epoch"] if path.exists() else 0)
+
+    output = {"tensorboard": False, "plot": False, "checkpoint_seconds": 0}
+    run(settings(tmp_path / "r", output=output), progress=Watcher())
+    assert seen == list(range(len(seen)))
+
+
+def test_a_mistake_leaves_no_run_directory(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="NoSuchEnvironment"):
+        Trainer(settings(tmp_path / "r", env="NoSuchEnvironment-v0"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_existing_run_is_not_written_over(tmp_path: Path) -> None:
+    run(settings(tmp_path / "r"), progress=Recorder(stop_after=1))
+    with pytest.raises(FileExistsError, match="--resume"):
+        Trainer(settings(tmp_path / "r"))
+
+
+def test_own_environment_and_policy_are_used_and_left_open(tmp_path: Path) -> None:
+    from hotloop.envs import GymnasiumEnvironment
+    from hotloop.policies import MLPPolicy
+
+    with GymnasiumEnvironment("CartPole-v1", 8, seed=0) as environment:
+        policy = MLPPolicy.from_spaces(
+            environment.single_observation_space, environment.single_action_space, hidden=(4,)
+        )
+        trainer = Trainer(
+            settings(tmp_path / "r"), environment=environment, policy=policy, progress=Recorder()
+        )
+        trainer.train()
+        assert trainer.policy is policy
+        environment.get_observations()
+        with pytest.raises(ValueError, match="8 agents"):
+            Trainer(settings(tmp_path / "s", num_envs=4), environment=environment)
+
+
+def test_a_trainer_runs_once(tmp_path: Path) -> None:
+    trainer = Trainer(settings(tmp_path / "r"), progress=Recorder())
+    trainer.train()
+    with pytest.raises(RuntimeError, match="one run"):
+        trainer.train()
