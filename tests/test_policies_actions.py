@@ -13,7 +13,7 @@ from hotloop.policies import ActionSpec
 
 def test_an_int_is_a_discrete_action() -> None:
     spec = ActionSpec.from_space(5)
-    assert (spec.kind, spec.nvec, spec.start, spec.shape) == ("discrete", (5,), (0,), ())
+    assert (spec.kind, spec.nvec, spec.shape) == ("discrete", (5,), ())
     assert (spec.width, spec.num_logits, spec.dtype) == (1, 5, torch.int32)
     assert spec.experience_entry() == (torch.Size([]), torch.int32)
 
@@ -27,11 +27,8 @@ def test_gymnasium_spaces_are_read() -> None:
     spaces = pytest.importorskip("gymnasium").spaces
     numpy = pytest.importorskip("numpy")
     assert ActionSpec.from_space(spaces.Discrete(4)) == ActionSpec.discrete(4)
-    assert ActionSpec.from_space(spaces.Discrete(4, start=-1)) == ActionSpec.discrete(4, start=-1)
+    assert ActionSpec.from_space(spaces.Discrete(4, start=-1)) == ActionSpec.discrete(4)
     assert ActionSpec.from_space(spaces.MultiDiscrete([2, 3])) == ActionSpec.multidiscrete([2, 3])
-    assert ActionSpec.from_space(spaces.MultiDiscrete([2, 3], start=[1, 5])) == ActionSpec.multidiscrete(
-        [2, 3], start=[1, 5]
-    )
     assert ActionSpec.from_space(spaces.MultiBinary(3)) == ActionSpec.multidiscrete([2, 2, 2])
     box = spaces.Box(-2.0, numpy.array([1.0, 3.0], dtype="float32"), (2,))
     assert ActionSpec.from_space(box) == ActionSpec.continuous(2, -2.0, [1.0, 3.0])
@@ -59,16 +56,20 @@ def test_other_objects_are_refused(space: object) -> None:
         ActionSpec.from_space(space)
 
 
-def test_spaces_that_are_not_one_dimensional_are_refused() -> None:
+def test_spaces_of_other_dimensions_are_flattened() -> None:
     spaces = pytest.importorskip("gymnasium").spaces
-    with pytest.raises(ValueError, match=r"Box must be one-dimensional, got shape \(2, 3\)"):
-        ActionSpec.from_space(spaces.Box(-1.0, 1.0, (2, 3)))
-    with pytest.raises(ValueError, match=r"Box must be one-dimensional, got shape \(\)"):
-        ActionSpec.from_space(spaces.Box(-1.0, 1.0, ()))
-    with pytest.raises(ValueError, match=r"MultiDiscrete must be one-dimensional, got shape \(2, 2\)"):
-        ActionSpec.from_space(spaces.MultiDiscrete([[2, 2], [2, 2]]))
-    with pytest.raises(ValueError, match=r"MultiBinary must be one-dimensional, got shape \(2, 2\)"):
-        ActionSpec.from_space(spaces.MultiBinary((2, 2)))
+    numpy = pytest.importorskip("numpy")
+    high = numpy.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype="float32")
+    assert ActionSpec.from_space(spaces.Box(-high, high)) == ActionSpec.continuous(
+        6, [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    )
+    assert ActionSpec.from_space(spaces.Box(-1.0, 1.0, ())) == ActionSpec.continuous(1, -1.0, 1.0)
+    assert ActionSpec.from_space(spaces.MultiDiscrete([[2, 3], [4, 5]])).nvec == (2, 3, 4, 5)
+    assert ActionSpec.from_space(spaces.MultiBinary((2, 2))).nvec == (2, 2, 2, 2)
+
+
+def test_a_box_of_integers_is_refused() -> None:
+    spaces = pytest.importorskip("gymnasium").spaces
     with pytest.raises(TypeError, match="Box of actions must hold floats, got dtype int64"):
         ActionSpec.from_space(spaces.Box(0, 4, (2,), dtype="int64"))
 
@@ -84,10 +85,8 @@ def test_impossible_descriptions_are_refused() -> None:
         ActionSpec.discrete(2.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="n must be an integer, got 'two'"):
         ActionSpec.discrete("two")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"start must have 2 entries, got \(1,\)"):
-        ActionSpec.multidiscrete([2, 2], start=[1])
     with pytest.raises(ValueError, match=r"shape of a discrete action .* must be \(\), got \(2,\)"):
-        ActionSpec("discrete", nvec=(2, 2), start=(0, 0), shape=(2,))
+        ActionSpec("discrete", nvec=(2, 2), shape=(2,))
     with pytest.raises(ValueError, match=r"\(k,\) with k >= 1, got \(0,\)"):
         ActionSpec.continuous(0)
     with pytest.raises(ValueError, match="low must have 2 entries, got 3"):

@@ -103,14 +103,6 @@ def test_mlp_scales_bytes_and_flattens() -> None:
     torch.testing.assert_close(value, policy.critic(x).squeeze(-1))
 
 
-def test_mlp_one_hot_observations() -> None:
-    policy = MLPPolicy((), 2, obs_dtype=torch.int64, one_hot=5)
-    logits, _ = policy.logits_and_value(torch.tensor([3, 0]))
-    torch.testing.assert_close(logits, policy.actor(torch.eye(5)[[3, 0]]))
-    td = policy.forward(step(torch.tensor([1, 2, 4])))
-    assert td["actions"].shape == (3,)
-
-
 def test_mlp_log_standard_deviation_is_learnt_and_starts_as_asked() -> None:
     policy = MLPPolicy((3,), ActionSpec.continuous(2), log_std_init=-0.5)
     assert policy.log_std is not None
@@ -126,21 +118,17 @@ def test_mlp_from_gymnasium_spaces() -> None:
     assert box.get_agent_experience_spec()["env_obs"] == (torch.Size([3]), torch.float32)
     image = MLPPolicy.from_spaces(spaces.Box(0, 255, (4, 4), dtype="uint8"), spaces.MultiDiscrete([2, 3]))
     assert image.get_agent_experience_spec()["env_obs"] == (torch.Size([4, 4]), torch.uint8)
-    states = MLPPolicy.from_spaces(spaces.Discrete(7), spaces.Box(-1.0, 1.0, (2,)), hidden=(8,))
-    assert states.one_hot == 7
-    assert states.get_agent_experience_spec()["env_obs"] == (torch.Size([]), torch.int64)
-    assert states.actor[0].weight.shape == (8, 7)
-    with pytest.raises(TypeError, match="observation_space must have a shape and a numeric dtype, got Dict"):
-        MLPPolicy.from_spaces(spaces.Dict({"a": spaces.Discrete(2)}), spaces.Discrete(2))
-    with pytest.raises(ValueError, match="must start at 0"):
-        MLPPolicy.from_spaces(spaces.Discrete(7, start=1), spaces.Discrete(2))
+    hidden = MLPPolicy.from_spaces(spaces.MultiBinary(5), spaces.Box(-1.0, 1.0, (2,)), hidden=(8,))
+    assert hidden.get_agent_experience_spec()["env_obs"] == (torch.Size([5]), torch.int8)
+    assert hidden.actor[0].weight.shape == (8, 5)
+    for space in (spaces.Dict({"a": spaces.Discrete(2)}), spaces.Discrete(7)):
+        with pytest.raises(TypeError, match=f"must be a Box or the like.* got {type(space).__name__}"):
+            MLPPolicy.from_spaces(space, spaces.Discrete(2))
 
 
 def test_mlp_refuses_impossible_settings() -> None:
     with pytest.raises(ValueError, match=r"hidden must be widths of at least 1, got \(8, 0\)"):
         MLPPolicy((3,), 2, hidden=(8, 0))
-    with pytest.raises(ValueError, match="one_hot must be positive and needs an integer obs_dtype"):
-        MLPPolicy((), 2, one_hot=5)
     with pytest.raises(TypeError, match=r"obs_dtype must be a torch\.dtype, got 'float32'"):
         MLPPolicy((3,), 2, obs_dtype="float32")  # type: ignore[arg-type]
 
@@ -195,15 +183,6 @@ def test_memory_is_reset_where_there_is_some() -> None:
     wrap_actor_critic(net, 2, (3,)).reset_memory()
     assert net.resets == 1
     wrap_actor_critic(nn.Linear(3, 2), 2, (3,)).reset_memory()
-
-
-def test_a_shifted_action_space_is_acted_and_evaluated_in_its_own_numbers() -> None:
-    policy = MLPPolicy((3,), ActionSpec.discrete(2, start=10))
-    td = step(torch.randn(200, 3))
-    policy.forward(td)
-    assert set(td["actions"].tolist()) == {10, 11}
-    again = policy.forward(td.clone(), action=td["actions"].unsqueeze(1))
-    torch.testing.assert_close(again["act_log_prob"], td["act_log_prob"])
 
 
 class Returns(nn.Module):

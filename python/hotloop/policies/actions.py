@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 ActionKind = Literal["discrete", "multidiscrete", "continuous"]
 
@@ -22,9 +21,8 @@ class ActionSpec:
         ``"multidiscrete"``: ``len(nvec)`` independent choices; actions are int32 ``[n, k]``.
         ``"continuous"``: a real vector; actions are float32 ``[n, k]`` with ``shape == (k,)``.
     nvec
-        Number of choices of each component (empty for continuous).
-    start
-        Smallest action of each component: stored and emitted actions are ``start + choice``.
+        Number of choices of each component (empty for continuous). Choices count from 0; an environment
+        adapter adds the offset of a space that starts elsewhere.
     shape
         Shape of one agent's action: ``()`` for discrete, ``(k,)`` otherwise.
     low, high
@@ -35,7 +33,6 @@ class ActionSpec:
 
     kind: ActionKind
     nvec: tuple[int, ...] = ()
-    start: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
@@ -51,16 +48,15 @@ class ActionSpec:
             _check_choices(self)
 
     @classmethod
-    def discrete(cls, n: int, *, start: int = 0) -> ActionSpec:
-        """One choice among ``start, ..., start + n - 1``."""
-        return cls("discrete", nvec=(_as_int("n", n),), start=(_as_int("start", start),))
+    def discrete(cls, n: int) -> ActionSpec:
+        """One choice among ``0, ..., n - 1``."""
+        return cls("discrete", nvec=(_as_int("n", n),))
 
     @classmethod
-    def multidiscrete(cls, nvec: Sequence[int], *, start: Sequence[int] | None = None) -> ActionSpec:
-        """``len(nvec)`` independent choices; component i counts from ``start[i]`` (default 0)."""
+    def multidiscrete(cls, nvec: Sequence[int]) -> ActionSpec:
+        """``len(nvec)`` independent choices."""
         sizes = tuple(_as_int("nvec", n) for n in nvec)
-        offsets = (0,) * len(sizes) if start is None else tuple(_as_int("start", s) for s in start)
-        return cls("multidiscrete", nvec=sizes, start=offsets, shape=(len(sizes),))
+        return cls("multidiscrete", nvec=sizes, shape=(len(sizes),))
 
     @classmethod
     def continuous(
@@ -76,9 +72,10 @@ class ActionSpec:
         is).
 
         Recognised by behaviour: ``.nvec`` (MultiDiscrete), ``.n`` with an empty shape (Discrete), ``.n`` with
-        a one-dimensional shape (MultiBinary), ``.low`` and ``.high`` (Box of floats).
+        a shape (MultiBinary), ``.low`` and ``.high`` (Box of floats). Spaces of more dimensions are flattened
+        in C order.
 
-        Raises TypeError for anything else, ValueError for a shape that is not one-dimensional.
+        Raises TypeError for anything else.
         """
         if isinstance(space, ActionSpec):
             return space
@@ -86,15 +83,11 @@ class ActionSpec:
             return cls.discrete(space)
         nvec = getattr(space, "nvec", None)
         if nvec is not None:
-            _one_dimensional("MultiDiscrete", getattr(nvec, "shape", (len(nvec),)))
-            return cls.multidiscrete(nvec, start=getattr(space, "start", None))
+            return cls.multidiscrete(_flat(nvec))
         n = getattr(space, "n", None)
         if n is not None:
             shape = tuple(getattr(space, "shape", None) or ())
-            if not shape:
-                return cls.discrete(n, start=getattr(space, "start", 0))
-            _one_dimensional("MultiBinary", shape)
-            return cls.multidiscrete((2,) * shape[0])
+            return cls.multidiscrete((2,) * math.prod(shape)) if shape else cls.discrete(n)
         low, high = getattr(space, "low", None), getattr(space, "high", None)
         if low is not None and high is not None:
             dtype = str(getattr(space, "dtype", "float32"))
@@ -102,9 +95,7 @@ class ActionSpec:
                 raise TypeError(
                     f"ActionSpec.from_space: a Box of actions must hold floats, got dtype {dtype}"
                 )
-            shape = tuple(space.shape)
-            _one_dimensional("Box", shape)
-            return cls.continuous(shape[0], low, high)
+            return cls.continuous(math.prod(space.shape), _flat(low), _flat(high))
         raise TypeError(
             "ActionSpec.from_space: space must be an int, an ActionSpec or an object with .n, .nvec, or "
             f".low and .high, got {type(space).__name__}"
@@ -141,27 +132,23 @@ def _as_int(name: str, value: Any) -> int:
     return number
 
 
+def _flat(values: Any) -> list[Any]:
+    """The numbers of an array, tensor or nested sequence, in C order."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if not isinstance(values, Iterable):
+        return [values]
+    return [number for part in values for number in _flat(part)]
+
+
 def _bounds(bound: Any, width: int) -> tuple[float, ...]:
-    if isinstance(bound, Tensor) or hasattr(bound, "tolist"):
-        bound = bound.tolist()
-    if isinstance(bound, Iterable):
-        return tuple(float(b) for b in bound)
-    return (float(bound),) * width
-
-
-def _one_dimensional(what: str, shape: Sequence[int]) -> None:
-    if len(shape) != 1:
-        raise ValueError(
-            f"ActionSpec.from_space: a {what} must be one-dimensional, got shape {tuple(shape)}; "
-            "flatten it first"
-        )
+    numbers = tuple(float(number) for number in _flat(bound))
+    return numbers if isinstance(bound, Iterable) else numbers * width
 
 
 def _check_choices(spec: ActionSpec) -> None:
     if not spec.nvec or any(n < 1 for n in spec.nvec):
         raise ValueError(f"ActionSpec: every component needs at least one choice, got nvec={spec.nvec}")
-    if len(spec.start) != len(spec.nvec):
-        raise ValueError(f"ActionSpec: start must have {len(spec.nvec)} entries, got {spec.start}")
     expected = () if spec.kind == "discrete" else (len(spec.nvec),)
     if spec.shape != expected or (spec.kind == "discrete" and len(spec.nvec) != 1):
         raise ValueError(

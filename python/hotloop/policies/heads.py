@@ -29,14 +29,12 @@ class CategoricalHead(nn.Module):
 
     _columns: Tensor
     _padding: Tensor
-    _start: Tensor
 
     def __init__(self, spec: ActionSpec) -> None:
         super().__init__()
         if spec.kind == "continuous":
             raise ValueError("CategoricalHead: spec must be discrete or multidiscrete, got continuous")
         self.spec = spec
-        self._shifted = any(spec.start)
         self._ragged = len(set(spec.nvec)) > 1
         self._widest = widest = max(spec.nvec)
         # Ragged components are padded to the widest with forbidden choices, so that all are one tensor [n, k,
@@ -50,7 +48,6 @@ class CategoricalHead(nn.Module):
             offset += size
         self.register_buffer("_columns", columns.flatten(), persistent=False)
         self.register_buffer("_padding", padding.flatten(), persistent=False)
-        self.register_buffer("_start", torch.tensor(spec.start, dtype=torch.int64), persistent=False)
 
     def _log_probs(self, logits: Tensor) -> Tensor:
         """``[n, sum(nvec)]`` to normalised ``[n, k, widest]``."""
@@ -73,7 +70,7 @@ class CategoricalHead(nn.Module):
         times = torch.empty_like(probs).exponential_().clamp_min_(_SMALLEST_RACE_TIME)
         choice = (probs / times).argmax(dim=-1)  # [n, k]
         log_prob = log_probs.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(-1)
-        actions = (choice + self._start if self._shifted else choice).to(torch.int32)
+        actions = choice.to(torch.int32)
         if self.spec.kind == "discrete":
             return actions.squeeze(-1), log_prob, log_probs.squeeze(-2)
         return actions, log_prob, None
@@ -82,8 +79,6 @@ class CategoricalHead(nn.Module):
         """Log probability and entropy, each ``[n]``, of actions given as integers ``[n]`` or ``[n, k]``."""
         log_probs = self._log_probs(logits)
         choice = actions.reshape(-1, len(self.spec.nvec)).to(torch.int64)
-        if self._shifted:
-            choice = choice - self._start
         log_prob = log_probs.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(-1)
         # 0 * -inf is NaN; a finite stand-in makes a forbidden choice contribute exactly 0, in the gradient
         # too.
