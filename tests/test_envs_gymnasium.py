@@ -383,13 +383,16 @@ def test_async_workers_survive_an_interrupt_and_end_when_told():
     finally:
         signal.signal(signal.SIGTERM, old)
     processes = env.vector_env.processes
-    step(env, [0, 1])
-    for process in processes:
-        os.kill(process.pid, signal.SIGINT)
-    time.sleep(0.2)
-    obs = step(env, [1, 0])[0]
-    assert torch.isfinite(obs).all()
-    processes[0].terminate()
-    processes[0].join(timeout=10)
-    assert processes[0].exitcode == -signal.SIGTERM
-    env.vector_env.close(terminate=True)
+    try:
+        step(env, [0, 1])
+        for process in processes:
+            os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.2)
+        assert torch.isfinite(step(env, [1, 0])[0]).all()
+        processes[0].terminate()
+        processes[0].join(timeout=10)
+        assert processes[0].exitcode == -signal.SIGTERM
+    finally:
+        for process in processes:
+            process.kill()
+        env.vector_env.close(terminate=True)

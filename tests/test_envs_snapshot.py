@@ -84,11 +84,18 @@ def test_a_restored_environment_goes_on_to_the_last_bit(case, sent):
     with build(case, seed=3) as env, build(case, seed=99) as fresh, build(case, seed=99) as other:
         assert env.can_save_state
         random = np.random.default_rng(7)
-        for _ in range(37):
-            env.get_observations()
-            env.send_actions(draw(env, random))
-        if not sent:
-            env.get_observations()
+        start = env.get_observations()[0].clone()
+        for count in range(1000):
+            obs, *_, mask, _ = env.get_observations()
+            actions = draw(env, random)
+            # A telling moment: away from the start and, under NEXT_STEP, with a reset under way.
+            telling = not torch.equal(obs, start) and (env.autoreset == "same_step" or not mask.all())
+            if count > 37 and telling and not sent:
+                break
+            env.send_actions(actions)
+            if count > 37 and telling:
+                break
+        assert telling
         state = through_a_file(env.state_dict())
         fresh.load_state_dict(state)
         different = episodes = 0

@@ -203,7 +203,6 @@ class GymnasiumEnvironment:
         self._truncations[:] = False
         self._mask[:] = True
         self._statistics.reset()
-        self._pending = None
         self._infos: list[dict[str, Any]] = []
         self._final_ids: Tensor | None = None
 

@@ -23,8 +23,8 @@ _CONTROL = "gymnasium.envs.classic_control"
 _TOY = "gymnasium.envs.toy_text"
 _WRAPPERS = "gymnasium.wrappers"
 
-# Attributes that decide an environment's future, besides its random generator. Not listed: what only rendering
-# reads, and what the reset after an episode puts back anyway.
+# Attributes that decide an environment's future, besides its random generator. Not listed: what only
+# rendering reads, and what the reset after an episode puts back anyway.
 _FIELDS: dict[str, tuple[str, ...]] = {
     f"{_CONTROL}.cartpole.CartPoleVectorEnv": ("state", "steps", "prev_done"),
     f"{_CONTROL}.cartpole.CartPoleEnv": ("state",),
