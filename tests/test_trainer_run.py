@@ -45,13 +45,20 @@ def settings(run_dir: Path, **changes: Any) -> TrainConfig:
     tiny: dict[str, Any] = {
         "num_envs": 8,
         "total_timesteps": 6 * 128 - 40,
-        "run_dir": str(run_dir),
+        "run_dir": run_dir,
         "rollout": {"horizon": 16, "update_epochs": 2},
         "policy": {"hidden": [8]},
         "output": {"tensorboard": False, "plot": False, "checkpoint_seconds": 1e9},
         **changes,
     }
     return TrainConfig.from_settings(tiny, source="test")
+
+
+def resumed(run_dir: Path, **changes: Any) -> TrainConfig:
+    """The same, going on in `run_dir`."""
+    config = settings(run_dir, **changes)
+    config.run_dir, config.resume = None, run_dir
+    return config
 
 
 def run(config: TrainConfig, **options: Any) -> Any:
@@ -93,14 +100,7 @@ def test_tensorboard_events_hold_the_epochs(tmp_path: Path) -> None:
 
     config = settings(tmp_path / "r", output={"tensorboard": True, "plot": False})
     run(config, progress=Recorder(stop_after=3))
-    run(
-        settings(
-            tmp_path / "r",
-            resume=str(tmp_path / "r"),
-            run_dir=None,
-            output={"tensorboard": True, "plot": False},
-        )
-    )
+    run(resumed(tmp_path / "r", output={"tensorboard": True, "plot": False}))
     events = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
     events.Reload()
     written = [(event.step, event.value) for event in events.Scalars("losses/value_loss")]
@@ -134,13 +134,12 @@ def test_a_resumed_run_equals_one_never_stopped(tmp_path: Path, variant: dict[st
     run(settings(tmp_path / "whole", **variant))
     stopped = run(settings(tmp_path / "parts", **variant), progress=Recorder(stop_after=2))
     assert (stopped.reason, stopped.exit_code, stopped.epoch) == ("signal", 143, 2)
-    again = {**variant, "run_dir": None, "resume": str(tmp_path / "parts")}
     interrupted = run(
-        settings(tmp_path / "parts", **again), progress=Recorder(stop_after=4, signum=signal.SIGINT)
+        resumed(tmp_path / "parts", **variant), progress=Recorder(stop_after=4, signum=signal.SIGINT)
     )
     assert (interrupted.exit_code, interrupted.epoch) == (130, 4)
     assert f"--resume {tmp_path / 'parts'}" in interrupted.summary()
-    finished = run(settings(tmp_path / "parts", **again))
+    finished = run(resumed(tmp_path / "parts", **variant))
     assert finished.reason == "total_timesteps"
     whole = lasting(tmp_path / "whole")
     assert len(whole) >= 6
@@ -154,7 +153,7 @@ def test_rows_behind_the_checkpoint_are_made_again(tmp_path: Path) -> None:
     """As after a kill: metrics.csv is ahead of checkpoint.pt."""
     run(settings(tmp_path / "r"), progress=Recorder(stop_after=2))
     early = (tmp_path / "r" / "checkpoint.pt").read_bytes()
-    again = settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r"))
+    again = resumed(tmp_path / "r")
     run(again)
     whole = lasting(tmp_path / "r")
     (tmp_path / "r" / "checkpoint.pt").write_bytes(early)
@@ -164,7 +163,7 @@ def test_rows_behind_the_checkpoint_are_made_again(tmp_path: Path) -> None:
 
 def test_seconds_and_steps_count_on_after_a_resumption(tmp_path: Path) -> None:
     first = run(settings(tmp_path / "r"), progress=Recorder(stop_after=3))
-    second = run(settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r")))
+    second = run(resumed(tmp_path / "r"))
     assert second.seconds > first.seconds
     assert second.agent_steps > first.agent_steps
     walls = read_metrics(tmp_path / "r" / "metrics.csv")["wall_time"]
@@ -175,14 +174,14 @@ def test_a_finished_run_that_is_resumed_makes_no_epoch(tmp_path: Path) -> None:
     run(settings(tmp_path / "r"))
     rows = lasting(tmp_path / "r")
     progress = Recorder()
-    run(settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r")), progress=progress)
+    run(resumed(tmp_path / "r"), progress=progress)
     assert progress.reports == []
     assert lasting(tmp_path / "r") == rows
 
 
 def test_a_resumed_run_may_go_on_for_longer(tmp_path: Path) -> None:
     run(settings(tmp_path / "r"))
-    longer = settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r"), total_timesteps=10 * 128)
+    longer = resumed(tmp_path / "r", total_timesteps=10 * 128)
     longer.optimizer.learning_rate = 0.125
     longer.optimizer.beta1 = 0.5
     trainer = Trainer(longer, progress=Recorder())
@@ -197,9 +196,7 @@ def test_what_cannot_change_is_refused_and_nothing_is_written(tmp_path: Path) ->
     run(settings(tmp_path / "r"), progress=Recorder(stop_after=1))
     before = (tmp_path / "r" / "config.yaml").read_text()
     with pytest.raises(ValueError, match=r"policy, seed|seed.*policy"):
-        Trainer(
-            settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r"), seed=5, policy={"hidden": [4]})
-        )
+        Trainer(resumed(tmp_path / "r", seed=5, policy={"hidden": [4]}))
     assert (tmp_path / "r" / "config.yaml").read_text() == before
 
 
@@ -213,7 +210,7 @@ def test_an_environment_that_cannot_be_saved_is_said_so(
     first = load_checkpoint(tmp_path / "r" / "checkpoint.pt")
     assert first["environment"] is None
     progress = Recorder()
-    trainer = Trainer(settings(tmp_path / "r", run_dir=None, resume=str(tmp_path / "r")), progress=progress)
+    trainer = Trainer(resumed(tmp_path / "r"), progress=progress)
     fresh = Trainer(settings(tmp_path / "other"), progress=Recorder())
     # Fresh episodes, and not those that the run began with.
     assert not torch.equal(trainer.environment.get_observations()[0], fresh.environment.get_observations()[0])

@@ -20,7 +20,7 @@ class Components:
     """The parts of a run, wired."""
 
     environment: Any
-    policy: torch.nn.Module
+    policy: Any
     losses: dict[str, Loss]
     experience: Experience
     optimizer: torch.optim.Optimizer
@@ -28,9 +28,7 @@ class Components:
     loop: CoreTrainingLoop
 
 
-def build_components(
-    config: TrainConfig, *, environment: Any = None, policy: torch.nn.Module | None = None
-) -> Components:
+def build_components(config: TrainConfig, *, environment: Any = None, policy: Any = None) -> Components:
     """Builds every part of a run.
 
     Args:
@@ -73,7 +71,7 @@ def build_components(
         bptt_horizon=loop_config.bptt_horizon,
         minibatch_size=loop_config.minibatch_size,
         max_minibatch_size=loop_config.minibatch_size,
-        policy_experience_spec=policy.get_agent_experience_spec(),  # type: ignore[operator]
+        policy_experience_spec=policy.get_agent_experience_spec(),
         losses=losses,
         device=device,
         sampling_config=loop_config.sampling,

@@ -85,7 +85,7 @@ class Trainer:
         config: TrainConfig,
         *,
         environment: Any = None,
-        policy: torch.nn.Module | None = None,
+        policy: Any = None,
         progress: Progress | None = None,
     ) -> None:
         self.config = config = config.resolved()
@@ -355,7 +355,7 @@ def _announce(signum: int) -> None:
 def _shares(stopwatch: Any, seconds: float) -> dict[str, float]:
     """Fractions of an epoch by part, from the names that the loop times."""
     environment = stopwatch.elapsed("_rollout.env_wait") + stopwatch.elapsed("_rollout.send")
-    policy = stopwatch.elapsed("_rollout.inference")
+    policy = sum(map(stopwatch.elapsed, ("_rollout.inference", "_train.forward", "_train.backward")))
     optimizer = stopwatch.elapsed("_train.optimizer")
     return {
         "environment": environment / seconds,
