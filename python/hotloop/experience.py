@@ -44,7 +44,7 @@ class Experience:
     experience_spec
         What a step holds: see `hotloop.spec`. Leaves become `[S, T, *shape]` zeros on `device`.
     sampling_config
-        How `sample` draws, read at every call (default `SamplingConfig()`: sequential).
+        How `sample` draws, read at every call; None: as the call says, else sequentially.
     seed
         Key of the counter-based random numbers of the random laws.
     write_back
@@ -90,7 +90,7 @@ class Experience:
         self.minibatch_segments = self.minibatch_size // bptt_horizon
         self.num_minibatches = self.segments // self.minibatch_segments
         self.device = torch.device(device)
-        self.sampling_config: Any = SamplingConfig() if sampling_config is None else sampling_config
+        self.sampling_config: Any = sampling_config
         self.seed = seed
         self.write_back = write_back
 
@@ -256,7 +256,7 @@ class Experience:
         return list(self._store_keys)
 
     def set_store_keys(self, keys: Iterable[Key]) -> None:
-        """Restrict what `store` writes. KeyError for a key the buffer does not have, ValueError for no key."""
+        """Restrict what `store` writes. KeyError for a key that the buffer lacks, ValueError for no key."""
         chosen = list(dict.fromkeys(keys))
         known = set(self.buffer.keys(include_nested=True, leaves_only=True))
         unknown = [key for key in chosen if key not in known]
@@ -295,8 +295,7 @@ class Experience:
         """One minibatch, drawn as the sampling configuration says: a TensorDict `[B, T]` with
 
         - `sampled_mb`: the rows. New keys may be added, the buffer does not get them. Entries of one number
-        per step are
-          copies; wider ones may be views of the buffer (sequential sampling), so do not write into them.
+          per step are copies; wider ones may be views of the buffer, so do not write into them.
         - `indices`: int64 `[B, T]`, the row number of every entry.
         - `prio_weights`: float32 `[B, T]`, importance weights (ones unless prioritized).
         - `advantages`: the rows of `advantages`, `[S, T]`.
@@ -306,11 +305,10 @@ class Experience:
         the experience's own seed and `epoch`. With `reuse=True` drawn rows are gathered into memory that
         the next such call overwrites.
         """
-        config = self.sampling_config if sampling_config is None else sampling_config
         return self._sampler.sample(
             mb_idx,
             advantages,
-            config=config,
+            config=sampling_config or self.sampling_config or SamplingConfig(),
             epoch=epoch,
             total_epochs=max(1, total_timesteps // batch_size),
             seed=self.seed if seed is None else seed,

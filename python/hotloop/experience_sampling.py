@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from hotloop import ops
-from hotloop.spec import Key
+from hotloop.spec import Key, nest
 
 if TYPE_CHECKING:
     from hotloop.experience import Experience
@@ -152,11 +152,4 @@ class MinibatchSampler:
         return memory
 
     def _assemble(self, leaves: dict[Key, Tensor]) -> TensorDict:
-        tree: dict[str, Any] = {}
-        for key, leaf in leaves.items():
-            *parents, name = (key,) if isinstance(key, str) else key
-            branch = tree
-            for parent in parents:
-                branch = branch.setdefault(parent, {})
-            branch[name] = leaf
-        return TensorDict(tree, batch_size=self._batch_size, device=self._experience.device)
+        return TensorDict(nest(leaves), batch_size=self._batch_size, device=self._experience.device)

@@ -69,6 +69,18 @@ def zeros_from_spec(spec: NestedSpec, batch_size: tuple[int, ...], device: torch
     return td
 
 
+def nest(flat: Mapping[Key, Any]) -> dict[str, Any]:
+    """``{("a", "b"): x, "c": y}`` -> ``{"a": {"b": x}, "c": y}``, as TensorDict's constructor takes it."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, name = (key,) if isinstance(key, str) else key
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[name] = value
+    return tree
+
+
 def _is_branch(value: Any) -> bool:
     behaves = callable(getattr(value, "keys", None)) and hasattr(value, "__getitem__")
     return isinstance(value, Mapping) or behaves

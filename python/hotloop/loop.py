@@ -1,0 +1,392 @@
+"""CoreTrainingLoop: the rollout and the training phase around any policy, losses, optimizer and environment.
+
+Interface and order of calls are those of Metta's `CoreTrainingLoop`; where the two differ on purpose, the
+docstrings say so. Time is arrival-indexed (see `hotloop.experience`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from tensordict import NonTensorData, TensorDictBase
+from torch import Tensor
+
+from hotloop.context import ComponentContext
+from hotloop.experience import Experience
+from hotloop.loop_rollout import StepBuilder, checked_actions
+from hotloop.loop_training import (
+    add_unused_outputs,
+    forward_policy_for_training,
+    full_advantages,
+    gate_allows,
+    importance_ratio,
+    max_grad_norm_of,
+    policy_gradient_advantages,
+    uses_delta_lambda,
+)
+from hotloop.loop_truncation import TruncationMode, TruncationValues
+from hotloop.spec import normalize_spec, spec_leaves
+
+if TYPE_CHECKING:
+    from hotloop.envs import TrainingEnvironment
+    from hotloop.policies import Policy
+
+SamplingSide = Literal["loop", "losses"]
+Accumulation = Literal["mean", "sum"]
+
+
+class RolloutResult(BaseModel):
+    """What a rollout phase returns.
+
+    ``raw_infos``: the environment's info dicts in the order in which they came. ``agent_steps``:
+    environment steps made. ``training_env_id``: the slice of agents served last.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    raw_infos: list[dict[str, Any]]
+    agent_steps: int
+    training_env_id: slice
+
+
+class CoreTrainingLoop:
+    """Collects rollouts into an `Experience` and trains the policy on them.
+
+    Parameters
+    ----------
+    policy
+        See `hotloop.policies.Policy`.
+    experience, losses, optimizer, device
+        Losses are called in the order of the dict; see `hotloop.losses.Loss` for their hooks.
+    context
+        Handed to every hook. Its `config` is read at every use, never remembered.
+    sampling
+        ``"loop"``: the loop computes advantages, draws each minibatch, runs the policy on it and hands the
+        results to the losses in a fresh `shared` TensorDict (needs ``context.config.advantage``).
+        ``"losses"``: each loss samples and runs the policy for itself; `shared` lives through the whole
+        training phase.
+    accumulation
+        With ``experience.accumulate_minibatches = k > 1`` an optimizer step is made of k minibatches:
+        ``"mean"`` divides by their number, so that k does not change the step size; ``"sum"`` adds them up,
+        as Metta does. A last group that is smaller than k makes a step of its own.
+    seed
+        Key of the random laws of sampling; default: ``context.config.seed``, else the experience's.
+    truncation
+        ``"bootstrap"``: the value of an episode's final observation stands for what a time limit cut off.
+        ``"legacy"``: truncation flags are ignored, as in Metta. ``"auto"``: bootstrap where the buffer holds
+        ``truncation_values`` and the environment says how it resets. See `hotloop.loop_truncation`.
+    reset_last_actions
+        Show zeros as the last action after an episode's end.
+
+    Attributes: the constructor's, `accumulate_minibatches`, `policy_spec`, `last_action` (``[A, k]``, live).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        experience: Experience,
+        losses: dict[str, Any],
+        optimizer: torch.optim.Optimizer,
+        device: torch.device | str,
+        context: ComponentContext,
+        *,
+        sampling: SamplingSide = "loop",
+        accumulation: Accumulation = "mean",
+        seed: int | None = None,
+        truncation: TruncationMode = "auto",
+        reset_last_actions: bool = False,
+    ) -> None:
+        _check_choice("sampling", sampling, ("loop", "losses"))
+        _check_choice("accumulation", accumulation, ("mean", "sum"))
+        self.policy = policy
+        self.experience = experience
+        self.losses = losses
+        self.optimizer = optimizer
+        self.device = torch.device(device)
+        self.context = context
+        self.sampling = sampling
+        self.accumulation = accumulation
+        self.seed = seed
+        self.accumulate_minibatches = experience.accumulate_minibatches
+        self.policy_spec = policy.get_agent_experience_spec()
+        self._policy_keys = [key for key, _ in spec_leaves(normalize_spec(self.policy_spec))]
+        self._steps = StepBuilder(experience, self.policy_spec, self.device, reset_last_actions)
+        self._truncation = TruncationValues(experience, policy, self._steps, truncation)
+        if sampling == "loop" and "values" in experience.buffer:
+            missing = [key for key in ("rewards", "dones") if key not in experience.buffer]
+            if missing:
+                raise ValueError(
+                    f"CoreTrainingLoop: advantages need {missing} in the experience beside 'values'"
+                )
+        self._env_index_cache = experience._range_tensor.to(device=self.device, dtype=torch.int64)
+        self._update_epochs = 0
+
+    @property
+    def last_action(self) -> Tensor:
+        """``[A, k]``, live: each agent's last action (int32 for discrete spaces, else float32)."""
+        return self._steps.last_actions.buffer
+
+    def on_epoch_start(self, context: ComponentContext) -> None:
+        """Pass on the hook: `on_epoch_start` of each loss, or its older name `on_new_training_run`."""
+        for loss in self.losses.values():
+            hook = getattr(loss, "on_epoch_start", None) or loss.on_new_training_run
+            hook(context)
+
+    def add_last_action_to_td(self, td: TensorDictBase, env: Any = None) -> None:
+        """Set ``td["last_actions"]`` ``[n, k]`` to the last actions of the agents ``td["training_env_ids"]``.
+
+        `env` is accepted for compatibility; the layout of actions is known from the buffer, or from the first
+        environment that was stepped.
+        """
+        if env is not None:
+            self._steps.adopt_action_space(env)
+        ids = td["training_env_ids"].reshape(-1)
+        td["last_actions"] = self.last_action.index_select(0, ids.to(self.last_action.device))
+
+    # Rollout
+
+    def rollout_phase(self, env: TrainingEnvironment, context: ComponentContext) -> RolloutResult:
+        """Step the environment until the experience holds a whole rollout.
+
+        Per step: observations are fetched and put into a flat TensorDict ``[n]``, every loss's `rollout`
+        sees it (one of them runs the policy and stores the step), the actions go to the environment. The
+        first of its keys are Metta's; ``valid`` and ``truncation_values`` are there when the buffer holds
+        them.
+
+        Raises ValueError when the environment does not have the agents that the experience was built for,
+        serves a slice that is not contiguous, or when no loss wrote ``actions`` (or in the wrong shape);
+        IndexError when the slice exceeds the agents; RuntimeError when two losses store the same step or
+        none ever does.
+        """
+        experience, steps, losses = self.experience, self._steps, list(self.losses.values())
+        steps.begin_rollout(env, context)
+        self._truncation.begin_rollout(env)
+        experience.reset_for_rollout()
+        for loss in losses:
+            loss.on_rollout_start(context)
+
+        stopwatch = context.stopwatch
+        raw_infos: list[dict[str, Any]] = []
+        agent_steps, idle_steps = 0, 0
+        window: slice | None = None
+        while not experience.ready_for_training:
+            with stopwatch("_rollout.env_wait"):
+                step = steps.unpack(env.get_observations())
+            window = step.window.window
+            with stopwatch("_rollout.td_prep"):
+                td = steps.build(step, context)
+            stored = experience.stored_steps
+            with stopwatch("_rollout.inference"):
+                self._truncation.add_to(td, step, env)
+                context.training_env_id = window
+                for loss in losses:
+                    loss.rollout(td, context)
+            steps.track_rewards(td, step.window, context)
+            actions = checked_actions(td, step.window.count, steps.action_width)
+            steps.last_actions.write_(actions, step.window.start, step.window.stop)
+            with stopwatch("_rollout.send"):
+                env.send_actions(actions.cpu().numpy())
+            if step.infos:
+                raw_infos.extend(step.infos)
+            agent_steps += step.num_steps
+            idle_steps = self._check_stored(experience.stored_steps - stored, idle_steps)
+        if window is None:
+            raise RuntimeError(
+                "CoreTrainingLoop.rollout_phase: the rollout was complete before its first step"
+            )
+        self._truncation.end_rollout()
+        context.training_env_id = window
+        return RolloutResult(raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window)
+
+    def _check_stored(self, stored: int, idle_steps: int) -> int:
+        """Count of steps since one was stored; a rollout that cannot end must not hang."""
+        if stored > 1:
+            raise RuntimeError(
+                f"CoreTrainingLoop.rollout_phase: one loss must store each step, got {stored} calls of "
+                "Experience.store: every call moves the cursors on, so close the others' rollout gate"
+            )
+        idle_steps = 0 if stored else idle_steps + 1
+        if idle_steps > 1000 + 100 * self.experience.bptt_horizon:
+            raise RuntimeError(
+                f"CoreTrainingLoop.rollout_phase: {idle_steps} steps in a row added nothing to the "
+                "experience: no loss calls Experience.store, or some agents are never served"
+            )
+        return idle_steps
+
+    # Training
+
+    def training_phase(
+        self, context: ComponentContext, update_epochs: int, max_grad_norm: float = 0.5
+    ) -> tuple[dict[str, float], int]:
+        """Pass over the experience `update_epochs` times; the losses' statistics and the number of passes
+        made.
+
+        Gradients are clipped to the `max_grad_norm` of the first loss whose configuration has one, else to
+        the argument. When a loss asks to stop, its minibatch is dropped, along with gradients that were
+        accumulated for an unfinished step, and the pass under way is the last (and counts). Statistics are
+        merged in the order of the losses.
+        """
+        losses = list(self.losses.values())
+        shared: TensorDictBase | None = None
+        if self.sampling == "losses":
+            if context.training_env_id is None:
+                raise ValueError(
+                    "CoreTrainingLoop.training_phase: context.training_env_id must be a slice, got None: "
+                    "call rollout_phase first"
+                )
+            shared = self.experience.give_me_empty_md_td()
+            for name in self.losses:
+                shared[name] = self.experience.give_me_empty_md_td()
+        self.experience.reset_importance_sampling_ratios()
+        for loss in losses:
+            loss.zero_loss_tracker()
+
+        epochs_trained = 0
+        stop = False
+        while epochs_trained < update_epochs and not stop:
+            if hasattr(context.state, "update_epoch"):
+                context.state.update_epoch = epochs_trained
+            stop = self._update_epoch(context, shared, max_grad_norm)
+            epochs_trained += 1
+            self._update_epochs += 1
+
+        for loss in losses:
+            loss.on_train_phase_end(context)
+        stats: dict[str, float] = {}
+        for loss in losses:
+            stats.update(loss.stats())
+        return stats, epochs_trained
+
+    def _update_epoch(
+        self, context: ComponentContext, phase_shared: TensorDictBase | None, max_grad_norm: float
+    ) -> bool:
+        """One pass over the minibatches; whether a loss asked to stop."""
+        stopwatch, optimizer = context.stopwatch, self.optimizer
+        count, group = self.experience.num_minibatches, max(1, self.accumulate_minibatches)
+        advantages = None
+        if phase_shared is None:
+            with stopwatch("_train.advantage"):
+                advantages = full_advantages(
+                    self.experience.buffer, context.config.advantage, self._truncation.bootstraps
+                )
+            self.experience.buffer["advantages_full"] = advantages
+        for mb_idx in range(count):
+            if mb_idx % group == 0:
+                optimizer.zero_grad(set_to_none=True)
+            if advantages is None:
+                assert phase_shared is not None
+                total, phase_shared, stop = self._losses_minibatch(phase_shared, context, mb_idx)
+            else:
+                total, stop = self._loop_minibatch(advantages, context, mb_idx)
+            if stop:
+                optimizer.zero_grad(set_to_none=True)
+                return True
+            if not total.requires_grad:
+                raise ValueError(
+                    "CoreTrainingLoop.training_phase: the total loss must depend on the policy's parameters, "
+                    f"got one without a graph from the losses {list(self.losses)}"
+                )
+            with stopwatch("_train.backward"):
+                members = min(group, count - mb_idx // group * group)
+                share = total / members if self.accumulation == "mean" and members > 1 else total
+                share.backward()  # type: ignore[no-untyped-call]
+            if (mb_idx + 1) % group == 0 or mb_idx + 1 == count:
+                with stopwatch("_train.optimizer"):
+                    limit = max_grad_norm_of(self.losses, max_grad_norm)
+                    torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+                    optimizer.step()
+            for loss in self.losses.values():
+                loss.on_mb_end(context, mb_idx)
+        return False
+
+    def _loop_minibatch(
+        self, advantages: Tensor, context: ComponentContext, mb_idx: int
+    ) -> tuple[Tensor, bool]:
+        """Draw a minibatch, run the policy on it, and sum up the losses."""
+        config, stopwatch = context.config, context.stopwatch
+        with stopwatch("_train.sample"):
+            shared: TensorDictBase = self.experience.sample(
+                mb_idx=mb_idx,
+                epoch=context.epoch,
+                total_timesteps=config.total_timesteps,
+                batch_size=config.batch_size,
+                advantages=advantages,
+                sampling_config=self.experience.sampling_config or getattr(config, "sampling", None),
+                seed=self._sampling_seed(config),
+                draw=self._update_epochs,
+                reuse=True,
+            )
+        if mb_idx == 0:
+            shared["advantages_full"] = NonTensorData(advantages)
+        sampled_mb = shared["sampled_mb"]
+        with stopwatch("_train.forward"):
+            policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys)
+        shared["policy_td"] = policy_td
+        ratio = importance_ratio(sampled_mb, policy_td)
+        if ratio is not None:
+            shared["importance_sampling_ratio"] = ratio
+        with stopwatch("_train.advantage"):
+            shared["advantages_pg"] = policy_gradient_advantages(
+                shared,
+                config.advantage,
+                self._truncation.bootstraps,
+                delta_lambda=uses_delta_lambda(self.losses, context),
+            )
+        with stopwatch("_train.losses"):
+            used: set[str] = set()
+            total, _, stop = self._sum_losses(shared, context, mb_idx, used)
+            if not stop:
+                total = add_unused_outputs(total, policy_td, used)
+        return total, stop
+
+    def _losses_minibatch(
+        self, shared: TensorDictBase, context: ComponentContext, mb_idx: int
+    ) -> tuple[Tensor, TensorDictBase, bool]:
+        """Sum up losses that sample for themselves."""
+        with context.stopwatch("_train.losses"):
+            return self._sum_losses(shared, context, mb_idx, None)
+
+    def _sum_losses(
+        self, shared: TensorDictBase, context: ComponentContext, mb_idx: int, used: set[str] | None
+    ) -> tuple[Tensor, TensorDictBase, bool]:
+        """Total loss, the `shared` that the last loss returned, and whether any loss asked to stop.
+
+        `used` collects the policy outputs that the losses differentiate.
+        """
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        policy_td = None if used is None else shared["policy_td"]
+        stop = False
+        for loss in self.losses.values():
+            if used is not None and gate_allows(loss, "train", context):
+                keys = getattr(loss, "policy_output_keys", None)
+                used.update(keys(policy_td) if keys is not None else ())
+            value, shared, wants_stop = loss.train(shared, context, mb_idx)
+            total = total + value
+            stop = bool(wants_stop) or stop
+        return total, shared, stop
+
+    def _sampling_seed(self, config: Any) -> int:
+        if self.seed is not None:
+            return self.seed
+        return int(getattr(config, "seed", self.experience.seed))
+
+    # Resuming
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the loop remembers between epochs: the agents' last actions and the count of update epochs
+        that keys its random draws. The policy, the optimizer and `context.state` save themselves; the
+        experience is filled anew by each rollout."""
+        return {"last_actions": self._steps.state_dict(), "update_epochs": self._update_epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned. ValueError where the actions have another layout."""
+        self._steps.load_state_dict(state["last_actions"])
+        self._update_epochs = int(state["update_epochs"])
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"CoreTrainingLoop: {name} must be one of {choices}, got {value!r}")

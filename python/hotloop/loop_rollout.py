@@ -1,0 +1,269 @@
+"""One rollout step: from what the environment returns to the TensorDict that the losses see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from hotloop import ops
+from hotloop.context import ComponentContext
+from hotloop.experience import Experience
+from hotloop.experience_rows import slice_bounds
+from hotloop.spec import Key, nest, normalize_spec, spec_leaves
+
+_WHERE = "CoreTrainingLoop.rollout_phase"
+# What `StepBuilder.build` sets itself, and what the policy must: none of these is prefilled from the
+# policy's spec.
+_PROVIDED = frozenset(
+    {"env_obs", "rewards", "training_env_ids", "reward_baseline", "dones", "truncateds", "teacher_actions"}
+    | {"row_id", "t_in_row", "last_actions", "batch", "bptt", "valid", "truncation_values", "actions"}
+)
+
+
+class Window(NamedTuple):
+    """What never changes about one slice of agents."""
+
+    window: slice
+    start: int
+    stop: int
+    count: int
+    env_ids: Tensor  # int64 [n, 1]
+    row_id: Tensor  # int64 [n], live
+    t_in_row: Tensor  # int64 [n], live
+
+
+class EnvStep(NamedTuple):
+    """What the environment returned, with the slice looked up."""
+
+    observations: Tensor
+    rewards: Tensor
+    terminals: Tensor
+    truncations: Tensor
+    teacher_actions: Tensor | None
+    infos: list[dict[str, Any]]
+    window: Window
+    mask: Tensor | None
+    num_steps: int
+
+
+class StepBuilder:
+    """Builds step TensorDicts, and remembers last actions and average rewards."""
+
+    def __init__(
+        self, experience: Experience, policy_spec: Any, device: torch.device, reset_last_actions: bool
+    ) -> None:
+        self._experience = experience
+        self.device = device
+        self._reset_last_actions = reset_last_actions
+        self._windows: dict[tuple[int, int], Window] = {}
+        self._stores_valid = "valid" in experience.buffer
+        self._stores_truncation = "truncation_values" in experience.buffer
+        self.all_valid = False
+        self._average: Tensor | None = None
+        # Entries that the policy reads but nobody sets before it does: zeros at every step.
+        self._blank = [
+            (key, shape, dtype)
+            for key, (shape, dtype) in spec_leaves(normalize_spec(policy_spec))
+            if (key if isinstance(key, str) else key[0]) not in _PROVIDED
+        ]
+        stored = experience.buffer.get("actions", None)
+        self._layout_known = stored is not None
+        width, dtype = (1, torch.int32) if stored is None else _stored_layout(stored)
+        self._allocate(width, dtype)
+
+    def _allocate(self, width: int, dtype: torch.dtype) -> None:
+        self.action_width, self._action_dtype = width, dtype
+        self.last_actions = ops.LastActions(self._experience.total_agents, width, dtype, self.device)
+
+    def adopt_action_space(self, env: Any) -> None:
+        """Where the buffer holds no actions, take their layout from the environment's action space, once."""
+        space = getattr(env, "single_action_space", None)
+        if self._layout_known or space is None:
+            return
+        layout = _space_layout(space)
+        if layout != (self.action_width, self._action_dtype):
+            self._allocate(*layout)
+        self._layout_known = True
+
+    def begin_rollout(self, env: Any, context: ComponentContext) -> None:
+        """Check the environment against the experience and make what the rollout needs."""
+        agents = self._experience.total_agents
+        served = getattr(env, "total_parallel_agents", None)
+        if isinstance(served, int) and served != agents:
+            raise ValueError(
+                f"{_WHERE}: the environment must have the {agents} agents that the experience was built for, "
+                f"got {served}"
+            )
+        self.adopt_action_space(env)
+        average = getattr(context.state, "avg_reward", self._average)
+        if average is None or average.shape != (agents,):
+            centering = _reward_centering(context)
+            start = 0.0 if centering is None else float(centering.initial_reward_mean)
+            average = torch.full((agents,), start, dtype=torch.float32, device=self.device)
+        self._average = average.to(self.device)
+        if hasattr(context.state, "avg_reward"):
+            context.state.avg_reward = self._average
+
+    def unpack(self, step: Sequence[Any]) -> EnvStep:
+        """The 8-tuple of an environment, or the 9-tuple with teacher actions in the fifth place."""
+        if len(step) == 9:
+            observations, rewards, terminals, truncations, teacher, infos, env_slice, mask, num_steps = step
+        elif len(step) == 8:
+            observations, rewards, terminals, truncations, infos, env_slice, mask, num_steps = step
+            teacher = None
+        else:
+            raise ValueError(f"{_WHERE}: get_observations() must return 8 or 9 entries, got {len(step)}")
+        window = self.window(env_slice)
+        if observations.shape[0] != window.count:
+            raise ValueError(
+                f"{_WHERE}: observations must have {window.count} rows for the agents {env_slice}, got "
+                f"{list(observations.shape)}"
+            )
+        return EnvStep(
+            observations,
+            rewards,
+            terminals,
+            truncations,
+            teacher,
+            list(infos) if infos else [],
+            window,
+            mask,
+            int(num_steps),
+        )
+
+    def window(self, env_slice: Any) -> Window:
+        """The constants of a slice. Raises as `slice_bounds` does."""
+        if isinstance(env_slice, slice) and env_slice.step in (None, 1):
+            known = self._windows.get((env_slice.start, env_slice.stop))
+            if known is not None:
+                return known
+        experience = self._experience
+        start, stop = slice_bounds(env_slice, experience.total_agents, _WHERE)
+        count = stop - start
+        window = Window(
+            slice(start, stop),
+            start,
+            stop,
+            count,
+            torch.arange(start, stop, device=self.device).unsqueeze(1),
+            experience.row_slot_ids[start:stop],
+            experience.t_in_row[start:stop],
+        )
+        self._windows[start, stop] = window
+        return window
+
+    def build(self, step: EnvStep, context: ComponentContext) -> TensorDict:
+        """The flat TensorDict `[n]` of a step.
+
+        `row_id` and `t_in_row` are views of the live cursors: after the step was stored, `t_in_row` has
+        moved on.
+        """
+        device, window = self.device, step.window
+        dones = step.terminals.to(device=device, dtype=torch.float32, non_blocking=True)
+        truncateds = step.truncations.to(device=device, dtype=torch.float32, non_blocking=True)
+        ends = torch.maximum(dones, truncateds) if self._reset_last_actions else None
+        entries: dict[Key, Any] = {
+            key: torch.zeros((window.count, *shape), dtype=dtype, device=device)
+            for key, shape, dtype in self._blank
+        }
+        entries["env_obs"] = step.observations.to(device=device, non_blocking=True)
+        entries["rewards"] = step.rewards.to(device=device, non_blocking=True)
+        entries["training_env_ids"] = window.env_ids
+        entries["reward_baseline"] = self._averages(context)[window.start : window.stop].clone()
+        entries["dones"] = dones
+        entries["truncateds"] = truncateds
+        if step.teacher_actions is not None:
+            entries["teacher_actions"] = step.teacher_actions.to(
+                device=device, dtype=torch.int64, non_blocking=True
+            )
+        entries["row_id"] = window.row_id
+        entries["t_in_row"] = window.t_in_row
+        entries["last_actions"] = self.last_actions.read(window.start, window.stop, dones=ends)
+        # Made anew for each step: a policy that writes into them must not spoil the next one.
+        entries["batch"] = torch.full((window.count,), window.count, device=device)
+        entries["bptt"] = torch.ones(window.count, dtype=torch.int64, device=device)
+        if self._stores_valid:
+            if step.mask is None or self.all_valid:
+                entries["valid"] = torch.ones(window.count, dtype=torch.bool, device=device)
+            else:
+                entries["valid"] = step.mask.to(device=device, dtype=torch.bool, non_blocking=True)
+        if self._stores_truncation:
+            entries["truncation_values"] = torch.zeros(window.count, dtype=torch.float32, device=device)
+        return TensorDict(nest(entries), batch_size=[window.count], device=device)
+
+    def _averages(self, context: ComponentContext) -> Tensor:
+        """float32 [A]; the state's tensor, so that others may read or replace it."""
+        average = getattr(context.state, "avg_reward", self._average)
+        assert average is not None, "begin_rollout makes it"
+        return average
+
+    def track_rewards(self, td: TensorDictBase, window: Window, context: ComponentContext) -> None:
+        """Move the average reward of the agents by ``beta * (reward - average)``, where centering is on."""
+        centering = _reward_centering(context)
+        if centering is None or not getattr(centering, "enabled", True):
+            return
+        average = self._averages(context)
+        baseline = td["reward_baseline"]
+        with torch.no_grad():
+            step = float(centering.beta) * (td["rewards"].to(torch.float32) - baseline)
+            average[window.start : window.stop] = baseline + step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last actions of all agents and their layout."""
+        return {
+            "width": self.action_width,
+            "dtype": str(self._action_dtype).removeprefix("torch."),
+            "actions": self.last_actions.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`. ValueError where the actions have another layout."""
+        layout = (int(state["width"]), getattr(torch, state["dtype"]))
+        if not self._layout_known:
+            self._allocate(*layout)
+            self._layout_known = True
+        elif layout != (self.action_width, self._action_dtype):
+            raise ValueError(
+                f"CoreTrainingLoop.load_state_dict: actions must have width {self.action_width} and dtype "
+                f"{self._action_dtype}, got {layout[0]} and {layout[1]}"
+            )
+        self.last_actions.load_state_dict(state["actions"])
+
+
+def checked_actions(td: TensorDictBase, count: int, width: int) -> Tensor:
+    """The actions that a loss put into the step, `[n]` or `[n, k]`, detached."""
+    if "actions" not in td:
+        raise ValueError(
+            f"{_WHERE}: a loss must run the policy and write 'actions', got none (are all rollout gates "
+            "closed?)"
+        )
+    actions: Tensor = td["actions"].detach()
+    if actions.shape != (count, width) and not (width == 1 and actions.shape == (count,)):
+        expected = f"[{count}] or [{count}, 1]" if width == 1 else f"[{count}, {width}]"
+        raise ValueError(f"{_WHERE}: 'actions' must be {expected}, got {list(actions.shape)}")
+    return actions
+
+
+def _reward_centering(context: ComponentContext) -> Any:
+    """Read anew at every use; None where the configuration knows none."""
+    return getattr(getattr(context.config, "advantage", None), "reward_centering", None)
+
+
+def _stored_layout(stored: Tensor) -> tuple[int, torch.dtype]:
+    """Width and dtype of last actions for a buffer entry `[S, T, *shape]`."""
+    return math.prod(stored.shape[2:]), stored.dtype if stored.dtype.is_floating_point else torch.int32
+
+
+def _space_layout(space: Any) -> tuple[int, torch.dtype]:
+    """Width and dtype of last actions for an action space, recognised by behaviour."""
+    nvec = getattr(space, "nvec", None)
+    if nvec is not None:
+        return len(nvec), torch.int32
+    width = math.prod(getattr(space, "shape", None) or ())
+    floating = "float" in str(getattr(space, "dtype", ""))
+    return width, torch.float32 if floating else torch.int32

@@ -1,0 +1,141 @@
+"""What a time limit cut off: V(final observation), for the steps at which an episode was truncated.
+
+An episode that is truncated did not end: its last TD error must look at the value of the observation at
+which it was cut (Pardo et al. 2018, "Time Limits in Reinforcement Learning"). Where that observation is
+depends on how the environment restarts episodes (Gymnasium 1.x):
+
+``same_step``
+    The observation that arrives with the flag belongs to the next episode already. The environment hands
+    out the final ones by ``final_observations()``, and the policy is run on them, before the step itself,
+    to get their values. A policy with memory sees the final observation of an agent as one more step of its
+    old episode, with the flags of the step itself, which ends it, still to come.
+``next_step``
+    The observation that arrives with the flag is the final one, so its value is the step's own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from hotloop.experience import Experience
+from hotloop.loop_rollout import EnvStep, StepBuilder
+
+if TYPE_CHECKING:
+    from hotloop.policies import Policy
+
+TruncationMode = Literal["auto", "bootstrap", "legacy"]
+
+_WHERE = "CoreTrainingLoop.rollout_phase"
+_logger = logging.getLogger(__name__)
+
+
+class TruncationValues:
+    """Fills `truncation_values` and says whether the advantage pass uses them (`bootstraps`)."""
+
+    def __init__(
+        self, experience: Experience, policy: Policy, steps: StepBuilder, mode: TruncationMode
+    ) -> None:
+        if mode not in ("auto", "bootstrap", "legacy"):
+            raise ValueError(
+                f"CoreTrainingLoop: truncation must be 'auto', 'bootstrap' or 'legacy', got {mode!r}"
+            )
+        self._experience = experience
+        self._policy = policy
+        self._steps = steps
+        self._mode = mode
+        self._autoreset: str | None = None
+        self._stored = "truncation_values" in experience.buffer
+        missing = [
+            key for key in ("truncation_values", "truncateds", "values") if key not in experience.buffer
+        ]
+        if missing and (mode == "bootstrap" or (mode == "auto" and self._stored)):
+            raise ValueError(
+                f"CoreTrainingLoop: to bootstrap truncated episodes the experience must hold {missing}; a "
+                "loss asks for them in get_experience_spec(), or pass truncation='legacy'"
+            )
+        self.bootstraps = self._stored and mode != "legacy"
+        # The reference knows no invalid steps either.
+        steps.all_valid = mode == "legacy"
+
+    def begin_rollout(self, env: Any) -> None:
+        """See what this environment can tell."""
+        autoreset = getattr(env, "autoreset", None)
+        if not self._stored or self._mode == "legacy":
+            return
+        if autoreset not in ("same_step", "next_step", None):
+            raise ValueError(f"{_WHERE}: env.autoreset must be 'same_step' or 'next_step', got {autoreset!r}")
+        if autoreset == "same_step" and not callable(getattr(env, "final_observations", None)):
+            raise ValueError(
+                f"{_WHERE}: an environment with autoreset 'same_step' must have final_observations()"
+            )
+        if autoreset is None and self._mode == "bootstrap":
+            raise ValueError(
+                f"{_WHERE}: truncation='bootstrap' needs an environment whose attribute autoreset is "
+                "'same_step' or 'next_step', got none"
+            )
+        if autoreset is None and self.bootstraps:
+            _logger.warning(
+                "the environment does not say how it restarts episodes (attribute autoreset): truncated "
+                "episodes are not bootstrapped"
+            )
+        self._autoreset = autoreset
+        self.bootstraps = autoreset is not None
+
+    def add_to(self, td: TensorDictBase, step: EnvStep, env: Any) -> None:
+        """Before the policy acts: put the values of final observations into ``td["truncation_values"]``."""
+        if not self.bootstraps or self._autoreset != "same_step":
+            return
+        if not step.truncations.is_cuda and not step.truncations.any():
+            return
+        finals = env.final_observations()
+        local = torch.zeros(0, dtype=torch.int64) if finals is None else finals[0] - step.window.start
+        self._check_coverage(step, local)
+        if finals is not None and len(local):
+            local = local.to(self._steps.device)
+            td["truncation_values"][local] = self._values_of(td, step, local, finals[1])
+
+    @staticmethod
+    def _check_coverage(step: EnvStep, local: Tensor) -> None:
+        """All final observations are of the step's agents, and all that are needed are there."""
+        window = step.window
+        if ((local < 0) | (local >= window.count)).any():
+            raise IndexError(
+                f"{_WHERE}: final_observations() must be of the agents {window.window}, got "
+                f"{(local + window.start).tolist()}"
+            )
+        missing = step.truncations.bool() & ~step.terminals.bool()
+        missing[local.to(missing.device)] = False
+        if missing.any():
+            agents = missing.nonzero().flatten() + window.start
+            raise ValueError(
+                f"{_WHERE}: final_observations() must cover every truncated episode, got none for the agents "
+                f"{agents.tolist()}"
+            )
+
+    def _values_of(self, td: TensorDictBase, step: EnvStep, local: Tensor, observations: Tensor) -> Tensor:
+        """V of final observations `[m, ...]` of the step's agents `local`."""
+        final = td[local]
+        final["env_obs"] = observations.to(device=td.device, non_blocking=True)
+        final["dones"] = torch.zeros_like(final["dones"])
+        final["truncateds"] = torch.zeros_like(final["truncateds"])
+        # Not the step's own: those may show zeros at the end of an episode.
+        final["last_actions"] = self._steps.last_actions.read(step.window.start, step.window.stop)[local]
+        final["batch"] = torch.full_like(final["batch"], len(local))
+        with torch.no_grad():
+            result = self._policy.forward(final)
+        values: Tensor = (final if result is None else result)["values"]
+        return (values if values.dim() == 1 else values.mean(dim=-1)).to(torch.float32)
+
+    def end_rollout(self) -> None:
+        """After the last step: under ``next_step`` the values of final observations are in the buffer."""
+        if not self.bootstraps or self._autoreset != "next_step":
+            return
+        buffer = self._experience.buffer
+        values, truncateds = buffer["values"], buffer["truncateds"]
+        values = values if values.dim() == 2 else values.mean(dim=-1)
+        buffer["truncation_values"].copy_(torch.where(truncateds > 0, values, 0.0))
