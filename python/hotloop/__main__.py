@@ -1,0 +1,89 @@
+"""The command ``hotloop``: ``hotloop train``, ``hotloop doctor``; also ``python -m hotloop``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from hotloop import __version__
+
+_USAGE = """\
+usage: hotloop COMMAND [ARGUMENTS]
+
+commands:
+  train     train a policy on a Gymnasium environment (hotloop train --help lists the settings)
+  doctor    say what this installation can do, and why not
+
+options:
+  -h, --help    show this message and exit
+  --version     show the version and exit
+"""
+
+# Modules that `hotloop train` imports and that only the extra `train` installs.
+_TRAIN_MODULES = ("gymnasium", "matplotlib", "rich", "tensorboard", "tyro", "yaml")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: the arguments, without the program's name; those of the process when None.
+
+    Returns:
+        The exit code; 2 for a mistake in the arguments or a missing package.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        return _refuse("a command is missing")
+    command, rest = arguments[0], arguments[1:]
+    if command in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return 0
+    if command == "--version":
+        print(f"hotloop {__version__}")
+        return 0
+    if command == "doctor":
+        return _doctor(rest)
+    if command == "train":
+        return _train(rest)
+    return _refuse(f"there is no command {command!r}")
+
+
+def missing_train_modules() -> list[str]:
+    """The modules of the extra ``train`` that are not installed."""
+    return [name for name in _TRAIN_MODULES if importlib.util.find_spec(name) is None]
+
+
+def _doctor(rest: list[str]) -> int:
+    from hotloop import doctor
+
+    if rest in (["-h"], ["--help"]):
+        print("usage: hotloop doctor\n\nExits with 0 when training on the CPU can work, else with 1.")
+        return 0
+    if rest:
+        return _refuse(f"doctor takes no arguments, got {' '.join(rest)}")
+    return doctor.main()
+
+
+def _train(rest: list[str]) -> int:
+    missing = missing_train_modules()
+    if missing:
+        print(
+            f"hotloop train: not installed: {', '.join(missing)}\n"
+            "Install what training needs with: pip install 'hotloop[train]'",
+            file=sys.stderr,
+        )
+        return 2
+    from hotloop import cli
+
+    return cli.train(rest)
+
+
+def _refuse(message: str) -> int:
+    print(f"hotloop: error: {message}\n\n{_USAGE}", end="", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
