@@ -1,5 +1,6 @@
 #include "../cpu/gae.h"
 #include "bind_ops.h"
+#include "fastcall.h"
 #include "scalar_arg.h"
 #include "tensor_arg.h"
 
@@ -23,9 +24,20 @@ bool any_true(const View& flags) {
   return false;
 }
 
-void gae_checked(py::handle rewards, py::handle values, py::handle terminated, py::handle truncated,
-                 py::handle last_values, py::handle truncation_values, py::handle valid, py::handle gamma,
-                 py::handle gae_lambda, bool time_major, py::handle advantages, py::handle returns) {
+// args: rewards, values, terminated, truncated, last_values, truncation_values, valid, gamma, gae_lambda, time_major, advantages, returns
+void gae_checked(PyObject* const* args) {
+  PyObject* const rewards = args[0];
+  PyObject* const values = args[1];
+  PyObject* const terminated = args[2];
+  PyObject* const truncated = args[3];
+  PyObject* const last_values = args[4];
+  PyObject* const truncation_values = args[5];
+  PyObject* const valid = args[6];
+  PyObject* const gamma = args[7];
+  PyObject* const gae_lambda = args[8];
+  const bool time_major = args[9] == Py_True;
+  PyObject* const advantages = args[10];
+  PyObject* const returns = args[11];
   const View v = read_tensor(kOp, "values", values);
   const View r = read_tensor(kOp, "rewards", rewards);
   const View te = read_tensor(kOp, "terminated", terminated);
@@ -79,7 +91,7 @@ void gae_checked(py::handle rewards, py::handle values, py::handle terminated, p
   p.gamma = read_unit_interval(kOp, "gamma", gamma);
   p.gae_lambda = read_unit_interval(kOp, "gae_lambda", gae_lambda);
   if (!absent(tr) && absent(tv) && any_true(tr)) {
-    throw py::value_error(
+    throw Error(PyExc_ValueError, 
         "gae: truncation_values must be given when truncated has true entries, got None "
         "(the value of each truncated episode's final observation)");
   }
@@ -101,15 +113,8 @@ void gae_checked(py::handle rewards, py::handle values, py::handle terminated, p
 
 }  // namespace
 
-void bind_gae(py::module_& m) {
-  m.def(kOp, [](py::handle rewards, py::handle values, py::handle terminated, py::handle truncated,
-                py::handle last_values, py::handle truncation_values, py::handle valid, py::handle gamma,
-                py::handle gae_lambda, bool time_major, py::handle advantages, py::handle returns) {
-    return eager([&] {
-      gae_checked(rewards, values, terminated, truncated, last_values, truncation_values, valid, gamma,
-                  gae_lambda, time_major, advantages, returns);
-    });
-  });
+void bind_gae(PyObject* module) {
+  add_op<12, gae_checked>(module, kOp);
 }
 
 }  // namespace hotloop

@@ -1,6 +1,7 @@
 #include "../cpu/gather.h"
 
 #include "bind_ops.h"
+#include "fastcall.h"
 #include "leaves.h"
 
 namespace hotloop {
@@ -8,7 +9,11 @@ namespace {
 
 constexpr const char* kOp = "gather";
 
-void gather_checked(py::handle sources, py::handle indices, py::handle out) {
+// args: sources, indices, out
+void gather_checked(PyObject* const* args) {
+  PyObject* const sources = args[0];
+  PyObject* const indices = args[1];
+  PyObject* const out = args[2];
   GatherParams p;
   p.sources = read_tensors(kOp, "sources", sources);
   const View i = read_tensor(kOp, "indices", indices);
@@ -30,10 +35,8 @@ void gather_checked(py::handle sources, py::handle indices, py::handle out) {
 
 }  // namespace
 
-void bind_gather(py::module_& m) {
-  m.def(kOp, [](py::handle sources, py::handle indices, py::handle out) {
-    return eager([&] { gather_checked(sources, indices, out); });
-  });
+void bind_gather(PyObject* module) {
+  add_op<3, gather_checked>(module, kOp);
 }
 
 }  // namespace hotloop

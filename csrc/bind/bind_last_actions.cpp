@@ -1,6 +1,7 @@
 #include "../cpu/last_actions.h"
 
 #include "bind_ops.h"
+#include "fastcall.h"
 #include "scalar_arg.h"
 #include "tensor_arg.h"
 
@@ -12,23 +13,30 @@ constexpr const char* kWrite = "last_actions_write_";
 
 void expect_slice(const char* op, int64_t start, int64_t count, int64_t agents) {
   if (start + count > agents) {
-    throw py::index_error(std::string(op) + ": agents [" + std::to_string(start) + ", " +
+    throw Error(PyExc_IndexError, std::string(op) + ": agents [" + std::to_string(start) + ", " +
                           std::to_string(start + count) + ") must lie in [0, " + std::to_string(agents) + ")");
   }
 }
 
-void read_checked(py::handle last, py::handle start, py::handle dones, py::handle out) {
+// args: last, start, count, dones, out
+void read_checked(PyObject* const* args) {
+  PyObject* const last = args[0];
+  PyObject* const start = args[1];
+  PyObject* const count = args[2];
+  PyObject* const dones = args[3];
+  PyObject* const out = args[4];
   LastActionsReadParams p;
   p.last = read_tensor(kRead, "last", last);
   p.out = read_tensor(kRead, "out", out);
   const View d = read_optional(kRead, "dones", dones);
   expect_ndim(kRead, "last", p.last, 2, "[A, k]");
   expect_ndim(kRead, "out", p.out, 2, "[n, k]");
-  expect_shape(kRead, "out", p.out, {p.out.shape[0], p.last.shape[1]}, "[n, k]");
   p.start = read_int(kRead, "start", start, 0, p.last.shape[0]);
-  expect_slice(kRead, p.start, p.out.shape[0], p.last.shape[0]);
+  const int64_t n = read_int(kRead, "count", count, 0, p.last.shape[0]);
+  expect_slice(kRead, p.start, n, p.last.shape[0]);
+  expect_shape(kRead, "out", p.out, {n, p.last.shape[1]}, "[n, k]");
   if (!absent(d)) {
-    expect_shape(kRead, "dones", d, {p.out.shape[0]}, "[n]");
+    expect_shape(kRead, "dones", d, {n}, "[n]");
     expect_flag(kRead, "dones", d);
     expect_disjoint(kRead, "out", p.out, "dones", d);
     p.dones = d;
@@ -39,7 +47,11 @@ void read_checked(py::handle last, py::handle start, py::handle dones, py::handl
   run_kernel(view_bytes(p.out), [&] { last_actions_read(p); });
 }
 
-void write_checked(py::handle last, py::handle start, py::handle actions) {
+// args: last, start, actions
+void write_checked(PyObject* const* args) {
+  PyObject* const last = args[0];
+  PyObject* const start = args[1];
+  PyObject* const actions = args[2];
   LastActionsWriteParams p;
   p.last = read_tensor(kWrite, "last", last);
   p.actions = read_tensor(kWrite, "actions", actions);
@@ -56,13 +68,9 @@ void write_checked(py::handle last, py::handle start, py::handle actions) {
 
 }  // namespace
 
-void bind_last_actions(py::module_& m) {
-  m.def(kRead, [](py::handle last, py::handle start, py::handle dones, py::handle out) {
-    return eager([&] { read_checked(last, start, dones, out); });
-  });
-  m.def(kWrite, [](py::handle last, py::handle start, py::handle actions) {
-    return eager([&] { write_checked(last, start, actions); });
-  });
+void bind_last_actions(PyObject* module) {
+  add_op<5, read_checked>(module, kRead);
+  add_op<3, write_checked>(module, kWrite);
 }
 
 }  // namespace hotloop

@@ -1,17 +1,16 @@
 // One function per op, defined in bind_<op>.cpp.
 #pragma once
-#include <pybind11/pybind11.h>
+#include <Python.h>
 
 namespace hotloop {
 
-void bind_puff_advantage(pybind11::module_& m);
-void bind_gae(pybind11::module_& m);
-void bind_row_priorities(pybind11::module_& m);
-void bind_sample_segments(pybind11::module_& m);
-void bind_gather(pybind11::module_& m);
-void bind_scatter(pybind11::module_& m);
-void bind_store(pybind11::module_& m);
-void bind_last_actions(pybind11::module_& m);
-void bind_row_cursors(pybind11::module_& m);
+void bind_puff_advantage(PyObject* module);
+void bind_gae(PyObject* module);
+void bind_row_priorities(PyObject* module);
+void bind_sample_segments(PyObject* module);
+void bind_gather(PyObject* module);
+void bind_scatter(PyObject* module);
+void bind_store(PyObject* module);
+void bind_last_actions(PyObject* module);
 
 }  // namespace hotloop

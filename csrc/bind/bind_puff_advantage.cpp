@@ -1,5 +1,6 @@
 #include "../cpu/puff_advantage.h"
 #include "bind_ops.h"
+#include "fastcall.h"
 #include "scalar_arg.h"
 #include "tensor_arg.h"
 
@@ -8,10 +9,20 @@ namespace {
 
 constexpr const char* kOp = "puff_advantage";
 
-void puff_advantage_checked(py::handle values, py::handle rewards, py::handle dones, py::handle importance,
-                            py::handle gamma, py::handle gae_lambda, py::handle rho_clip, py::handle c_clip,
-                            py::handle next_values, py::handle next_rewards, py::handle next_dones,
-                            py::handle out) {
+// args: values, rewards, dones, importance, gamma, gae_lambda, rho_clip, c_clip, next_values, next_rewards, next_dones, out
+void puff_advantage_checked(PyObject* const* args) {
+  PyObject* const values = args[0];
+  PyObject* const rewards = args[1];
+  PyObject* const dones = args[2];
+  PyObject* const importance = args[3];
+  PyObject* const gamma = args[4];
+  PyObject* const gae_lambda = args[5];
+  PyObject* const rho_clip = args[6];
+  PyObject* const c_clip = args[7];
+  PyObject* const next_values = args[8];
+  PyObject* const next_rewards = args[9];
+  PyObject* const next_dones = args[10];
+  PyObject* const out = args[11];
   const View v = read_tensor(kOp, "values", values);
   const View r = read_tensor(kOp, "rewards", rewards);
   const View d = read_tensor(kOp, "dones", dones);
@@ -33,7 +44,7 @@ void puff_advantage_checked(py::handle values, py::handle rewards, py::handle do
   expect_shape(kOp, "out", a, {segments, horizon}, "[S, T]");
   expect_dtype(kOp, "out", a, v.dtype);
   if (absent(nv) != absent(nr) || absent(nv) != absent(nd)) {
-    throw py::value_error(
+    throw Error(PyExc_ValueError, 
         "puff_advantage: next_values, next_rewards and next_dones must be given together or not at all");
   }
   if (!absent(nv)) {
@@ -76,15 +87,8 @@ void puff_advantage_checked(py::handle values, py::handle rewards, py::handle do
 
 }  // namespace
 
-void bind_puff_advantage(py::module_& m) {
-  m.def(kOp, [](py::handle values, py::handle rewards, py::handle dones, py::handle importance,
-                py::handle gamma, py::handle gae_lambda, py::handle rho_clip, py::handle c_clip,
-                py::handle next_values, py::handle next_rewards, py::handle next_dones, py::handle out) {
-    return eager([&] {
-      puff_advantage_checked(values, rewards, dones, importance, gamma, gae_lambda, rho_clip, c_clip,
-                             next_values, next_rewards, next_dones, out);
-    });
-  });
+void bind_puff_advantage(PyObject* module) {
+  add_op<12, puff_advantage_checked>(module, kOp);
 }
 
 }  // namespace hotloop

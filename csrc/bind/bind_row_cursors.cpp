@@ -1,11 +1,16 @@
+#include "bind_row_cursors.h"
+
 #include <limits>
+#include <utility>
 
 #include "../cpu/row_cursors.h"
-#include "bind_ops.h"
 #include "scalar_arg.h"
 #include "tensor_arg.h"
 
 namespace hotloop {
+
+namespace py = pybind11;
+
 namespace {
 
 constexpr const char* kClass = "RowCursors";
@@ -17,8 +22,8 @@ struct CursorsObject {
 
   CursorsObject(py::object rows_, py::object positions_, py::handle segments, py::handle horizon)
       : rows(std::move(rows_)), positions(std::move(positions_)) {
-    const View r = read_tensor(kClass, "rows", rows);
-    const View t = read_tensor(kClass, "positions", positions);
+    const View r = read_tensor(kClass, "rows", rows.ptr());
+    const View t = read_tensor(kClass, "positions", positions.ptr());
     expect_ndim(kClass, "rows", r, 1, "[A]");
     expect_shape(kClass, "positions", t, {r.shape[0]}, "[A]");
     expect_dtype(kClass, "rows", r, DType::i64);
@@ -31,14 +36,14 @@ struct CursorsObject {
     cursors.rows = reinterpret_cast<int64_t*>(r.data);
     cursors.positions = reinterpret_cast<int64_t*>(t.data);
     cursors.agents = r.shape[0];
-    cursors.segments = read_int(kClass, "segments", segments, 1, kMax);
-    cursors.horizon = read_int(kClass, "horizon", horizon, 1, kMax);
+    cursors.segments = read_int(kClass, "segments", segments.ptr(), 1, kMax);
+    cursors.horizon = read_int(kClass, "horizon", horizon.ptr(), 1, kMax);
     cursors.reset();
   }
 
   void expect_agents(int64_t start, int64_t stop) const {
     if (start < 0 || stop < start || stop > cursors.agents) {
-      throw py::index_error("RowCursors: agents [" + std::to_string(start) + ", " + std::to_string(stop) +
+      throw Error(PyExc_IndexError, "RowCursors: agents [" + std::to_string(start) + ", " + std::to_string(stop) +
                             ") must lie in [0, " + std::to_string(cursors.agents) + ")");
     }
   }
@@ -55,7 +60,7 @@ struct CursorsObject {
 
   void set_counters(int64_t free_idx, int64_t full_rows) {
     if (free_idx < 0 || free_idx >= cursors.segments || full_rows < 0) {
-      throw py::value_error("RowCursors: free_idx must be in [0, " + std::to_string(cursors.segments) +
+      throw Error(PyExc_ValueError, "RowCursors: free_idx must be in [0, " + std::to_string(cursors.segments) +
                             ") and full_rows >= 0, got " + std::to_string(free_idx) + " and " +
                             std::to_string(full_rows));
     }

@@ -1,5 +1,6 @@
 #include "../cpu/row_priorities.h"
 #include "bind_ops.h"
+#include "fastcall.h"
 #include "scalar_arg.h"
 #include "tensor_arg.h"
 
@@ -8,7 +9,11 @@ namespace {
 
 constexpr const char* kOp = "row_priorities";
 
-void row_priorities_checked(py::handle advantages, py::handle alpha, py::handle out) {
+// args: advantages, alpha, out
+void row_priorities_checked(PyObject* const* args) {
+  PyObject* const advantages = args[0];
+  PyObject* const alpha = args[1];
+  PyObject* const out = args[2];
   const View a = read_tensor(kOp, "advantages", advantages);
   const View w = read_tensor(kOp, "out", out);
   expect_ndim(kOp, "advantages", a, 2, "[S, T]");
@@ -30,10 +35,8 @@ void row_priorities_checked(py::handle advantages, py::handle alpha, py::handle 
 
 }  // namespace
 
-void bind_row_priorities(py::module_& m) {
-  m.def(kOp, [](py::handle advantages, py::handle alpha, py::handle out) {
-    return eager([&] { row_priorities_checked(advantages, alpha, out); });
-  });
+void bind_row_priorities(PyObject* module) {
+  add_op<3, row_priorities_checked>(module, kOp);
 }
 
 }  // namespace hotloop

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "bind_ops.h"
+#include "fastcall.h"
 #include "scalar_arg.h"
 #include "tensor_arg.h"
 
@@ -12,8 +13,8 @@ namespace {
 constexpr const char* kOp = "sample_segments";
 constexpr int64_t kMaxSegments = std::numeric_limits<int32_t>::max();  // permutation multiplies in 32-bit halves
 
-SamplingLaw read_law(py::handle object) {
-  const std::string law = py::cast<std::string>(py::str(object));
+SamplingLaw read_law(PyObject* object) {
+  const std::string law = python_str(object);
   if (law == "sequential") return SamplingLaw::sequential;
   if (law == "permutation") return SamplingLaw::permutation;
   if (law == "successive") return SamplingLaw::successive;
@@ -31,9 +32,18 @@ void expect_priorities(const View& w) {
   }
 }
 
-void sample_segments_checked(py::handle priorities, py::handle segments, py::handle count, py::handle law,
-                             py::handle seed, py::handle epoch, py::handle minibatch, py::handle beta,
-                             py::handle indices, py::handle weights) {
+// args: priorities, segments, count, law, seed, epoch, minibatch, beta, indices, weights
+void sample_segments_checked(PyObject* const* args) {
+  PyObject* const priorities = args[0];
+  PyObject* const segments = args[1];
+  PyObject* const count = args[2];
+  PyObject* const law = args[3];
+  PyObject* const seed = args[4];
+  PyObject* const epoch = args[5];
+  PyObject* const minibatch = args[6];
+  PyObject* const beta = args[7];
+  PyObject* const indices = args[8];
+  PyObject* const weights = args[9];
   const View w = read_optional(kOp, "priorities", priorities);
   const View i = read_tensor(kOp, "out[0]", indices);
   const View g = read_tensor(kOp, "out[1]", weights);
@@ -77,14 +87,8 @@ void sample_segments_checked(py::handle priorities, py::handle segments, py::han
 
 }  // namespace
 
-void bind_sample_segments(py::module_& m) {
-  m.def(kOp, [](py::handle priorities, py::handle segments, py::handle count, py::handle law, py::handle seed,
-                py::handle epoch, py::handle minibatch, py::handle beta, py::handle indices,
-                py::handle weights) {
-    return eager([&] {
-      sample_segments_checked(priorities, segments, count, law, seed, epoch, minibatch, beta, indices, weights);
-    });
-  });
+void bind_sample_segments(PyObject* module) {
+  add_op<10, sample_segments_checked>(module, kOp);
 }
 
 }  // namespace hotloop

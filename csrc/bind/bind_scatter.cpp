@@ -1,6 +1,7 @@
 #include "../cpu/scatter.h"
 
 #include "bind_ops.h"
+#include "fastcall.h"
 #include "leaves.h"
 
 namespace hotloop {
@@ -8,7 +9,11 @@ namespace {
 
 constexpr const char* kOp = "scatter_";
 
-void scatter_checked(py::handle targets, py::handle indices, py::handle sources) {
+// args: targets, indices, sources
+void scatter_checked(PyObject* const* args) {
+  PyObject* const targets = args[0];
+  PyObject* const indices = args[1];
+  PyObject* const sources = args[2];
   ScatterParams p;
   p.targets = read_tensors(kOp, "targets", targets);
   const View i = read_tensor(kOp, "indices", indices);
@@ -29,10 +34,8 @@ void scatter_checked(py::handle targets, py::handle indices, py::handle sources)
 
 }  // namespace
 
-void bind_scatter(py::module_& m) {
-  m.def(kOp, [](py::handle targets, py::handle indices, py::handle sources) {
-    return eager([&] { scatter_checked(targets, indices, sources); });
-  });
+void bind_scatter(PyObject* module) {
+  add_op<3, scatter_checked>(module, kOp);
 }
 
 }  // namespace hotloop

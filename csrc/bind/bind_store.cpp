@@ -1,6 +1,7 @@
 #include "../cpu/store.h"
 
 #include "bind_ops.h"
+#include "fastcall.h"
 #include "leaves.h"
 
 namespace hotloop {
@@ -8,7 +9,12 @@ namespace {
 
 constexpr const char* kOp = "store_";
 
-void store_checked(py::handle buffers, py::handle sources, py::handle rows, py::handle positions) {
+// args: buffers, sources, rows, positions
+void store_checked(PyObject* const* args) {
+  PyObject* const buffers = args[0];
+  PyObject* const sources = args[1];
+  PyObject* const rows = args[2];
+  PyObject* const positions = args[3];
   StoreParams p;
   p.buffers = read_tensors(kOp, "buffers", buffers);
   p.sources = read_tensors(kOp, "sources", sources);
@@ -35,10 +41,8 @@ void store_checked(py::handle buffers, py::handle sources, py::handle rows, py::
 
 }  // namespace
 
-void bind_store(py::module_& m) {
-  m.def(kOp, [](py::handle buffers, py::handle sources, py::handle rows, py::handle positions) {
-    return eager([&] { store_checked(buffers, sources, rows, positions); });
-  });
+void bind_store(PyObject* module) {
+  add_op<4, store_checked>(module, kOp);
 }
 
 }  // namespace hotloop

@@ -9,6 +9,8 @@
 #include "../cpu/isa.h"
 #include "../cpu/parallel.h"
 #include "bind_ops.h"
+#include "bind_row_cursors.h"
+#include "errors.h"
 #include "tensor_arg.h"
 #include "torch_bridge.h"
 
@@ -77,20 +79,37 @@ void check_isa_override() {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Native CPU kernels of hotloop; use them through hotloop.ops.";
-  hotloop::init_torch_bridge();
-  check_isa_override();
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const hotloop::Error& error) {
+      PyErr_SetString(error.type, error.what());
+    } catch (const hotloop::PythonErrorSet&) {
+    } catch (const hotloop::NeedsDispatcher&) {
+      PyErr_SetString(PyExc_TypeError, "expected a plain torch.Tensor, got a subclass");
+    }
+  });
   m.def("isa", [] { return std::string(hotloop::isa_name(hotloop::active_isa())); });
   m.def("isas_supported", &isa_names);
   m.def("set_isa", &set_isa, py::arg("isa"));
   m.def("build_info", &build_info);
   m.def("openmp_max_threads", &openmp_max_threads);
-  hotloop::bind_puff_advantage(m);
-  hotloop::bind_gae(m);
-  hotloop::bind_row_priorities(m);
-  hotloop::bind_sample_segments(m);
-  hotloop::bind_gather(m);
-  hotloop::bind_scatter(m);
-  hotloop::bind_store(m);
-  hotloop::bind_last_actions(m);
   hotloop::bind_row_cursors(m);
+  try {
+    hotloop::init_torch_bridge();
+    check_isa_override();
+    hotloop::bind_puff_advantage(m.ptr());
+    hotloop::bind_gae(m.ptr());
+    hotloop::bind_row_priorities(m.ptr());
+    hotloop::bind_sample_segments(m.ptr());
+    hotloop::bind_gather(m.ptr());
+    hotloop::bind_scatter(m.ptr());
+    hotloop::bind_store(m.ptr());
+    hotloop::bind_last_actions(m.ptr());
+  } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
+    PyErr_SetString(error.type, error.what());
+    throw py::error_already_set();
+  } catch (const hotloop::PythonErrorSet&) {
+    throw py::error_already_set();
+  }
 }

@@ -1,26 +1,32 @@
 // Errors of the caller: the message names op, argument, expectation and what came.
 #pragma once
-#include <pybind11/pybind11.h>
+#include <Python.h>
 
-#include <sstream>
+#include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "../core/view.h"
 
 namespace hotloop {
 
-namespace py = pybind11;
+// A Python exception to raise; `type` is one of CPython's immortal exception types.
+struct Error : std::runtime_error {
+  PyObject* type;
+  Error(PyObject* type_, const std::string& message) : std::runtime_error(message), type(type_) {}
+};
+
+// A Python exception is already set: unwind and leave it as it is.
+struct PythonErrorSet {};
 
 // Thrown where an argument is a tensor that must go through torch's dispatcher (a subclass, a fake tensor):
 // the binding then returns NotImplemented and the Python face takes the registered op.
 struct NeedsDispatcher {};
 
 inline std::string describe_shape(const View& view) {
-  std::ostringstream text;
-  text << '[';
-  for (int i = 0; i < view.ndim; ++i) text << (i ? ", " : "") << view.shape[i];
-  text << ']';
-  return text.str();
+  std::string text = "[";
+  for (int i = 0; i < view.ndim; ++i) text += (i ? ", " : "") + std::to_string(view.shape[i]);
+  return text + "]";
 }
 
 inline std::string describe(const View& view) {
@@ -34,12 +40,30 @@ inline std::string expectation(const char* op, const char* arg, const std::strin
 
 [[noreturn]] inline void type_error(const char* op, const char* arg, const std::string& expected,
                                     const std::string& actual) {
-  throw py::type_error(expectation(op, arg, expected, actual));
+  throw Error(PyExc_TypeError, expectation(op, arg, expected, actual));
 }
 
 [[noreturn]] inline void value_error(const char* op, const char* arg, const std::string& expected,
                                      const std::string& actual) {
-  throw py::value_error(expectation(op, arg, expected, actual));
+  throw Error(PyExc_ValueError, expectation(op, arg, expected, actual));
+}
+
+// str(object), for messages.
+inline std::string python_str(PyObject* object) {
+  PyObject* text = PyObject_Str(object);
+  const char* utf8 = text != nullptr ? PyUnicode_AsUTF8(text) : nullptr;
+  std::string result = utf8 != nullptr ? utf8 : "?";
+  Py_XDECREF(text);
+  PyErr_Clear();
+  return result;
+}
+
+inline std::string python_attribute(PyObject* object, const char* name) {
+  PyObject* value = PyObject_GetAttrString(object, name);
+  std::string result = value != nullptr ? python_str(value) : "?";
+  Py_XDECREF(value);
+  PyErr_Clear();
+  return result;
 }
 
 }  // namespace hotloop

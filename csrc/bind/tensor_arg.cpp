@@ -25,16 +25,17 @@ bool dtype_of(const dlpack::DataType& type, DType* out) {
   }
 }
 
-std::string python_repr(py::handle object) { return py::cast<std::string>(py::str(object)); }
-
 // What torch says of a tensor it cannot export (sparse, quantised, meta, ...).
-[[noreturn]] void refuse_export(const char* op, const char* arg, py::handle object) {
-  py::error_already_set reason;
-  const std::string layout = python_repr(object.attr("layout"));
-  const std::string device = python_repr(object.attr("device").attr("type"));
-  const std::string dtype = python_repr(object.attr("dtype"));
+[[noreturn]] void refuse_export(const char* op, const char* arg, PyObject* object) {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  const std::string reason = value != nullptr ? python_str(value) : "no reason given";
+  Py_XDECREF(type);
+  Py_XDECREF(value);
+  Py_XDECREF(traceback);
   type_error(op, arg, "a dense torch.Tensor on the CPU",
-             layout + " " + dtype + " on " + device + " (" + py::cast<std::string>(py::str(reason.value())) + ")");
+             python_attribute(object, "layout") + " " + python_attribute(object, "dtype") + " on " +
+                 python_attribute(object, "device") + " (" + reason + ")");
 }
 
 struct Range {
@@ -73,33 +74,33 @@ bool disjoint(const View& a, const View& b) {
 
 }  // namespace
 
-View read_tensor(const char* op, const char* arg, py::handle object) {
-  switch (tensor_kind(object.ptr())) {
+View read_tensor(const char* op, const char* arg, PyObject* object) {
+  switch (tensor_kind(object)) {
     case TensorKind::exact: break;
     case TensorKind::subclass: throw NeedsDispatcher{};
     case TensorKind::not_a_tensor: {
-      const std::string type = torch_type_name(object.ptr());
+      const std::string type = Py_TYPE(object)->tp_name;
       type_error(op, arg, "a torch.Tensor",
                  type == "numpy.ndarray" ? type + " (wrap it with torch.from_numpy)" : type);
     }
   }
   dlpack::Tensor raw{};
-  if (exchange_api().tensor_from_py_object_no_sync(object.ptr(), &raw) != 0) refuse_export(op, arg, object);
+  if (exchange_api().tensor_from_py_object_no_sync(object, &raw) != 0) refuse_export(op, arg, object);
   if (raw.device.type != dlpack::kCPU && raw.device.type != dlpack::kCUDAHost) {
     type_error(op, arg, "a tensor on the CPU",
-               "one on " + python_repr(object.attr("device")) + " (this build of hotloop has CPU kernels only)");
+               "one on " + python_attribute(object, "device") + " (this build of hotloop has CPU kernels only)");
   }
-  if (has_negative_bit(object.ptr())) {
+  if (has_negative_bit(object)) {
     value_error(op, arg, "a tensor whose memory holds its values",
                 "a view with the negative bit set (call .resolve_neg() first)");
   }
-  if (requires_grad(object.ptr()) && grad_mode_enabled()) {
+  if (requires_grad(object) && grad_mode_enabled()) {
     value_error(op, arg, "a tensor that does not require grad (the op is not differentiable)",
                 "requires_grad=True (pass .detach() or call under torch.no_grad())");
   }
   View view;
   if (!dtype_of(raw.dtype, &view.dtype)) {
-    type_error(op, arg, "of a real dtype of at most 64 bits", python_repr(object.attr("dtype")));
+    type_error(op, arg, "of a real dtype of at most 64 bits", python_attribute(object, "dtype"));
   }
   if (raw.ndim > kMaxDims) {
     value_error(op, arg, "of at most " + std::to_string(kMaxDims) + " dimensions",
@@ -122,8 +123,8 @@ View read_tensor(const char* op, const char* arg, py::handle object) {
   return view;
 }
 
-View read_optional(const char* op, const char* arg, py::handle object) {
-  if (object.is_none()) {
+View read_optional(const char* op, const char* arg, PyObject* object) {
+  if (object == Py_None) {
     View view;
     view.ndim = -1;
     return view;
@@ -131,16 +132,16 @@ View read_optional(const char* op, const char* arg, py::handle object) {
   return read_tensor(op, arg, object);
 }
 
-std::vector<View> read_tensors(const char* op, const char* arg, py::handle sequence) {
-  if (!PyList_Check(sequence.ptr()) && !PyTuple_Check(sequence.ptr())) {
-    type_error(op, arg, "a list or tuple of torch.Tensor", torch_type_name(sequence.ptr()));
+std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequence) {
+  if (!PyList_Check(sequence) && !PyTuple_Check(sequence)) {
+    type_error(op, arg, "a list or tuple of torch.Tensor", Py_TYPE(sequence)->tp_name);
   }
   std::vector<View> views;
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
   views.reserve(static_cast<size_t>(count));
   for (Py_ssize_t i = 0; i < count; ++i) {
     const std::string name = std::string(arg) + "[" + std::to_string(i) + "]";
-    views.push_back(read_tensor(op, name.c_str(), PySequence_Fast_GET_ITEM(sequence.ptr(), i)));
+    views.push_back(read_tensor(op, name.c_str(), PySequence_Fast_GET_ITEM(sequence, i)));
   }
   return views;
 }
@@ -213,17 +214,17 @@ void expect_indices(const char* op, const char* arg, const View& indices, int64_
   for (int64_t i = 0; i < indices.shape[0]; ++i) {
     const int64_t index = data[i * indices.stride[0]];
     if (index < 0 || index >= limit) {
-      throw py::index_error(std::string(op) + ": " + arg + "[" + std::to_string(i) + "] must be in [0, " +
+      throw Error(PyExc_IndexError, std::string(op) + ": " + arg + "[" + std::to_string(i) + "] must be in [0, " +
                             std::to_string(limit) + ") (" + what + "), got " + std::to_string(index));
     }
   }
 }
 
-void mark_written(py::handle tensor) { bump_version(tensor.ptr()); }
+void mark_written(PyObject* tensor) { bump_version(tensor); }
 
-void mark_written_all(py::handle sequence) {
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
-  for (Py_ssize_t i = 0; i < count; ++i) bump_version(PySequence_Fast_GET_ITEM(sequence.ptr(), i));
+void mark_written_all(PyObject* sequence) {
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
+  for (Py_ssize_t i = 0; i < count; ++i) bump_version(PySequence_Fast_GET_ITEM(sequence, i));
 }
 
 }  // namespace hotloop

@@ -1,7 +1,7 @@
 // Reading a Python argument as a View, with every check that a raw pointer needs. Nothing here owns memory: the
 // views live as long as the caller's references, that is until the bound function returns.
 #pragma once
-#include <pybind11/pybind11.h>
+#include <Python.h>
 
 #include <initializer_list>
 #include <vector>
@@ -15,13 +15,13 @@ namespace hotloop {
 
 // A tensor argument. TypeError for what is not a torch tensor on the CPU, or of an unsupported kind or dtype;
 // ValueError for one whose gradient would be lost; NeedsDispatcher for tensor subclasses.
-View read_tensor(const char* op, const char* arg, py::handle object);
+View read_tensor(const char* op, const char* arg, PyObject* object);
 
 // The same for an optional one: absent() is true of the result for None.
-View read_optional(const char* op, const char* arg, py::handle object);
+View read_optional(const char* op, const char* arg, PyObject* object);
 inline bool absent(const View& view) { return view.ndim < 0; }
 
-std::vector<View> read_tensors(const char* op, const char* arg, py::handle sequence);
+std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequence);
 
 void expect_ndim(const char* op, const char* arg, const View& view, int ndim, const char* layout);
 void expect_shape(const char* op, const char* arg, const View& view, std::initializer_list<int64_t> shape,
@@ -39,30 +39,19 @@ void expect_no_self_overlap(const char* op, const char* arg, const View& view);
 void expect_indices(const char* op, const char* arg, const View& indices, int64_t limit, const char* what);
 
 // Writes of [k] outputs: marks them changed for autograd. Call after all checks and before the kernel.
-void mark_written(py::handle tensor);
-void mark_written_all(py::handle sequence);
+void mark_written(PyObject* tensor);
+void mark_written_all(PyObject* sequence);
 
 // Runs the kernel, without the GIL where the work is larger than a grain (64 KiB moved, about 10 us).
 constexpr int64_t kGilGrainBytes = int64_t{1} << 16;
 template <class Kernel>
 void run_kernel(int64_t bytes, const Kernel& kernel) {
-  if (bytes >= kGilGrainBytes) {
-    py::gil_scoped_release release;
-    kernel();
-  } else {
-    kernel();
-  }
-}
-
-// The body of every bound op: NotImplemented where an argument needs torch's dispatcher.
-template <class Body>
-py::object eager(const Body& body) {
-  try {
-    body();
-  } catch (const NeedsDispatcher&) {
-    return py::reinterpret_borrow<py::object>(Py_NotImplemented);
-  }
-  return py::none();
+  if (bytes < kGilGrainBytes) return kernel();
+  struct WithoutGil {
+    PyThreadState* state = PyEval_SaveThread();
+    ~WithoutGil() { PyEval_RestoreThread(state); }
+  } released;
+  kernel();
 }
 
 }  // namespace hotloop

@@ -1,13 +1,11 @@
 // What the binding knows of torch, looked up through Python once: its tensor types, their exchange API, and the
 // few properties that DLPack does not carry (negative bit, gradient, version counter).
 #pragma once
-#include <pybind11/pybind11.h>
+#include <Python.h>
 
 #include "dlpack_abi.h"
 
 namespace hotloop {
-
-namespace py = pybind11;
 
 enum class TensorKind { exact, subclass, not_a_tensor };
 
@@ -17,7 +15,6 @@ bool has_negative_bit(PyObject* tensor);
 bool requires_grad(PyObject* tensor);
 bool grad_mode_enabled();
 void bump_version(PyObject* tensor);  // tells autograd that the tensor was written to
-std::string torch_type_name(PyObject* object);
 
 void init_torch_bridge();  // imports torch; raises ImportError where its exchange API is missing or unknown
 

@@ -6,3 +6,10 @@
 #ifndef HL_ISA_NAMESPACE
 #define HL_ISA_NAMESPACE baseline
 #endif
+
+// Slow paths that many call sites share: compiled once instead of into each of them.
+#if defined(_MSC_VER)
+#define HL_NOINLINE __declspec(noinline)
+#else
+#define HL_NOINLINE __attribute__((noinline))
+#endif

@@ -45,13 +45,9 @@ static inline void convert_run(const char* data, int64_t stride, int64_t count, 
   }
 }
 
-// A run of `count` elements from (row, t) along time or along rows. Contiguous runs of the right dtype are
-// returned where they lie; everything else is converted into `scratch`.
 template <class To>
-static inline const To* load_run(const Matrix& m, int64_t offset, int64_t stride, int64_t count, To* scratch) {
-  const char* data = m.data + offset * itemsize(m.dtype);
-  if (m.dtype == DTypeOf<To>::value && stride == 1) return reinterpret_cast<const To*>(data);
-  switch (m.dtype) {
+HL_NOINLINE static void load_converted(DType dtype, const char* data, int64_t stride, int64_t count, To* scratch) {
+  switch (dtype) {
     case DType::b8: convert_run<Bool8>(data, stride, count, scratch); break;
     case DType::u8: convert_run<uint8_t>(data, stride, count, scratch); break;
     case DType::f16: convert_run<Float16>(data, stride, count, scratch); break;
@@ -60,6 +56,15 @@ static inline const To* load_run(const Matrix& m, int64_t offset, int64_t stride
     case DType::f64: convert_run<double>(data, stride, count, scratch); break;
     default: break;  // integers are refused at the boundary
   }
+}
+
+// A run of `count` elements from (row, t) along time or along rows. Contiguous runs of the right dtype are
+// returned where they lie; everything else is converted into `scratch`.
+template <class To>
+static inline const To* load_run(const Matrix& m, int64_t offset, int64_t stride, int64_t count, To* scratch) {
+  const char* data = m.data + offset * itemsize(m.dtype);
+  if (m.dtype == DTypeOf<To>::value && stride == 1) return reinterpret_cast<const To*>(data);
+  load_converted(m.dtype, data, stride, count, scratch);
   return scratch;
 }
 
@@ -74,7 +79,7 @@ static inline const To* load_along_rows(const Matrix& m, int64_t row, int64_t t,
 }
 
 template <class From>
-static inline void store_run(const Matrix& m, int64_t offset, int64_t stride, int64_t count, const From* in) {
+HL_NOINLINE static void store_run(const Matrix& m, int64_t offset, int64_t stride, int64_t count, const From* in) {
   char* data = const_cast<char*>(m.data) + offset * itemsize(m.dtype);
   switch (m.dtype) {
     case DType::f32: {

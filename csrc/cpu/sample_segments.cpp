@@ -54,7 +54,7 @@ void successive(const SampleSegmentsParams& p) {
   static thread_local std::vector<Arrival> race;
   race.resize(static_cast<size_t>(p.segments));
   const auto priority = [&](int64_t i) {
-    double scratch;
+    double scratch = 0;
     return *baseline::load_along_rows(p.priorities, i, 0, 1, &scratch);
   };
   double total = kFloor;

@@ -1,2 +1,26 @@
-from hotloop.ops.reference import *  # noqa: F403  (until the native ops are built)
-from hotloop.ops.reference import LastActions, RowCursors, gae, gather, puff_advantage, row_priorities, sample_segments, scatter_, store_  # noqa: E501
+"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`.
+
+Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
+"""
+
+from hotloop.ops.gae import gae
+from hotloop.ops.gather import gather
+from hotloop.ops.last_actions import LastActions
+from hotloop.ops.puff_advantage import puff_advantage
+from hotloop.ops.row_cursors import RowCursors
+from hotloop.ops.row_priorities import row_priorities
+from hotloop.ops.sample_segments import sample_segments
+from hotloop.ops.scatter import scatter_
+from hotloop.ops.store import store_
+
+__all__ = [
+    "LastActions",
+    "RowCursors",
+    "gae",
+    "gather",
+    "puff_advantage",
+    "row_priorities",
+    "sample_segments",
+    "scatter_",
+    "store_",
+]

@@ -1,0 +1,83 @@
+"""Native CPU kernels of hotloop; use them through `hotloop.ops`.
+
+The op functions take positional arguments only, check every one of them, write their outputs and return None, or
+NotImplemented where an argument is a tensor subclass that must go through torch's dispatcher.
+"""
+
+from collections.abc import Sequence
+from types import NotImplementedType
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+_Result: TypeAlias = NotImplementedType | None
+
+def isa() -> str: ...
+def isas_supported() -> list[str]: ...
+def set_isa(isa: str) -> None: ...
+def build_info() -> dict[str, Any]: ...
+def openmp_max_threads() -> int: ...
+def puff_advantage(
+    values: Tensor,
+    rewards: Tensor,
+    dones: Tensor,
+    importance: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    rho_clip: float,
+    c_clip: float,
+    next_values: Tensor | None,
+    next_rewards: Tensor | None,
+    next_dones: Tensor | None,
+    out: Tensor,
+    /,
+) -> _Result: ...
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor | None,
+    last_values: Tensor,
+    truncation_values: Tensor | None,
+    valid: Tensor | None,
+    gamma: float,
+    gae_lambda: float,
+    time_major: bool,
+    advantages: Tensor,
+    returns: Tensor,
+    /,
+) -> _Result: ...
+def row_priorities(advantages: Tensor, alpha: float, out: Tensor, /) -> _Result: ...
+def sample_segments(
+    priorities: Tensor | None,
+    num_segments: int,
+    count: int,
+    law: str,
+    seed: int,
+    epoch: int,
+    minibatch: int,
+    beta: float,
+    indices: Tensor,
+    weights: Tensor,
+    /,
+) -> _Result: ...
+def gather(sources: Sequence[Tensor], indices: Tensor, out: Sequence[Tensor], /) -> _Result: ...
+def scatter_(targets: Sequence[Tensor], indices: Tensor, sources: Sequence[Tensor], /) -> _Result: ...
+def store_(
+    buffers: Sequence[Tensor], sources: Sequence[Tensor], rows: Tensor, positions: Tensor, /
+) -> _Result: ...
+def last_actions_read(
+    last: Tensor, start: int, count: int, dones: Tensor | None, out: Tensor, /
+) -> _Result: ...
+def last_actions_write_(last: Tensor, start: int, actions: Tensor, /) -> _Result: ...
+
+class RowCursors:
+    def __init__(self, rows: Tensor, positions: Tensor, segments: int, horizon: int) -> None: ...
+    @property
+    def free_idx(self) -> int: ...
+    @property
+    def full_rows(self) -> int: ...
+    def reset(self) -> None: ...
+    def advance(self, start: int, stop: int) -> None: ...
+    def position(self, agent: int) -> int: ...
+    def set_counters(self, free_idx: int, full_rows: int) -> None: ...
