@@ -43,8 +43,8 @@ def report() -> dict[str, Any]:
     """Everything that ``hotloop doctor`` knows, as plain values.
 
     Keys: ``versions``, ``torch``, ``core``, ``threads``, ``openmp`` (runtimes mapped; None where that cannot
-    be told), ``cuda``, ``train``, ``check``, ``warnings`` and ``problems`` (lists of sentences), ``ok`` (there
-    are no problems: training on the CPU can work).
+    be told), ``cuda``, ``train``, ``check``, ``warnings`` and ``problems`` (lists of sentences), ``ok`` (no
+    problems: training on the CPU can work).
     """
     versions = _versions()
     torch_facts = _torch()
