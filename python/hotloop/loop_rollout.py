@@ -164,23 +164,21 @@ class StepBuilder:
         moved on.
         """
         device, window = self.device, step.window
-        dones = step.terminals.to(device=device, dtype=torch.float32, non_blocking=True)
-        truncateds = step.truncations.to(device=device, dtype=torch.float32, non_blocking=True)
+        dones = _moved(step.terminals, device).to(torch.float32)
+        truncateds = _moved(step.truncations, device).to(torch.float32)
         ends = torch.maximum(dones, truncateds) if self._reset_last_actions else None
         entries: dict[Key, Any] = {
             key: torch.zeros((window.count, *shape), dtype=dtype, device=device)
             for key, shape, dtype in self._blank
         }
-        entries["env_obs"] = step.observations.to(device=device, non_blocking=True)
-        entries["rewards"] = step.rewards.to(device=device, non_blocking=True)
+        entries["env_obs"] = _moved(step.observations, device)
+        entries["rewards"] = _moved(step.rewards, device)
         entries["training_env_ids"] = window.env_ids
         entries["reward_baseline"] = self._averages(context)[window.start : window.stop].clone()
         entries["dones"] = dones
         entries["truncateds"] = truncateds
         if step.teacher_actions is not None:
-            entries["teacher_actions"] = step.teacher_actions.to(
-                device=device, dtype=torch.int64, non_blocking=True
-            )
+            entries["teacher_actions"] = _moved(step.teacher_actions, device).to(torch.int64)
         entries["row_id"] = window.row_id
         entries["t_in_row"] = window.t_in_row
         entries["last_actions"] = self.last_actions.read(window.start, window.stop, dones=ends)
@@ -191,10 +189,11 @@ class StepBuilder:
             if step.mask is None or self.all_valid:
                 entries["valid"] = torch.ones(window.count, dtype=torch.bool, device=device)
             else:
-                entries["valid"] = step.mask.to(device=device, dtype=torch.bool, non_blocking=True)
+                entries["valid"] = _moved(step.mask, device).to(torch.bool)
         if self._stores_truncation:
             entries["truncation_values"] = torch.zeros(window.count, dtype=torch.float32, device=device)
-        return TensorDict(nest(entries), batch_size=[window.count], device=device)
+        source = nest(entries) if self._blank else entries
+        return TensorDict(source, batch_size=[window.count], device=device)  # type: ignore[arg-type]
 
     def _averages(self, context: ComponentContext) -> Tensor:
         """float32 [A]; the state's tensor, so that others may read or replace it."""
@@ -233,6 +232,11 @@ class StepBuilder:
                 f"{self._action_dtype}, got {layout[0]} and {layout[1]}"
             )
         self.last_actions.load_state_dict(state["actions"])
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On `device`; the tensor itself where it is there already."""
+    return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
 
 
 def checked_actions(td: TensorDictBase, count: int, width: int) -> Tensor:
