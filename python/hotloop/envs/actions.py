@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -24,6 +25,7 @@ class DiscreteActions:
         self, counts: npt.ArrayLike, start: npt.ArrayLike, dtype: npt.DTypeLike, num_agents: int
     ) -> None:
         self._counts = np.asarray(counts, dtype=np.int64)
+        self._unsigned_counts = self._counts.astype(np.uint64)
         self._start = np.asarray(start, dtype=np.int64)
         self._dtype = np.dtype(dtype)
         self._shape = (num_agents, *self._counts.shape)
@@ -34,16 +36,17 @@ class DiscreteActions:
             raise TypeError(
                 f"send_actions: actions must be integers for a discrete space, got {actions.dtype}"
             )
-        shaped = _reshape(actions, self._shape)
-        # One comparison finds negative and too large choices alike.
-        wrong = shaped.astype(np.uint64) >= self._counts.astype(np.uint64)
+        choices = _reshape(actions, self._shape).astype(np.int64)  # always a copy: environments may keep it
+        # Seen as unsigned, negative choices are too large ones.
+        wrong = choices.view(np.uint64) >= self._unsigned_counts
         if wrong.any():
             where = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise ValueError(
                 f"send_actions: actions must be at least 0 and below {self._counts.tolist()}, "
-                f"got {int(shaped[where])} for agent {where[0]}"
+                f"got {int(choices[where])} for agent {where[0]}"
             )
-        return (shaped + self._start).astype(self._dtype)
+        choices += self._start
+        return choices.astype(self._dtype, copy=False)
 
 
 class ContinuousActions:
@@ -100,6 +103,6 @@ class ContinuousActions:
 
 def _reshape(actions: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """[n], [n, 1] and [n, k] to the batch shape of the space; everything else is an error."""
-    if actions.ndim == 0 or actions.shape[0] != shape[0] or actions.size != int(np.prod(shape)):
+    if actions.ndim == 0 or actions.shape[0] != shape[0] or actions.size != math.prod(shape):
         raise ValueError(f"send_actions: actions must have shape {list(shape)}, got {list(actions.shape)}")
     return actions.reshape(shape)

@@ -226,7 +226,7 @@ class GymnasiumEnvironment:
             self._infos,
             slice(0, n),
             mask,
-            int(self._mask.sum()),
+            int(np.count_nonzero(self._mask)),
         )
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:

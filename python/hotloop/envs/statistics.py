@@ -48,7 +48,7 @@ class EpisodeStatistics:
             agent.
         """
         np.add(self.returns, rewards, out=self.returns, where=counts)
-        np.add(self.lengths, 1, out=self.lengths, where=counts)
+        self.lengths += counts
         if not dones.any():
             return []
         agents = np.flatnonzero(dones)
