@@ -13,9 +13,11 @@ import pytest
 
 from hotloop.trainer.metrics import TIMING_COLUMNS
 
+# 60 epochs of a few ten milliseconds each: long enough to be stopped twice on the way.
 SETTINGS = [
-    "--num-envs", "8", "--rollout.horizon", "32", "--total-timesteps", "20000", "--policy.hidden", "16",
-    "--seed", "11", "--threads", "1", "--output.line-seconds", "0", "--output.no-tensorboard",
+    "--num-envs", "8", "--rollout.horizon", "16", "--rollout.update-epochs", "1", "--total-timesteps", "7600",
+    "--policy.hidden", "16", "--seed", "11", "--threads", "1", "--output.line-seconds", "0",
+    "--output.no-tensorboard", "--output.no-plot",
 ]  # fmt: skip
 
 
