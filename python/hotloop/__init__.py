@@ -1,6 +1,65 @@
-"""Compiled kernels for the core training loop of on-policy reinforcement learning."""
+"""Compiled kernels for the core training loop of on-policy reinforcement learning.
 
-# torch comes first: the native module then finds torch's OpenMP runtime already mapped and shares it.
-import torch as _torch  # noqa: F401
+`hotloop.ops` holds the native ops, `hotloop.CoreTrainingLoop` and `hotloop.Experience` the loop around a torch
+policy. Names are loaded when they are first used, so `import hotloop` costs no more than `import torch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import TYPE_CHECKING
+
+# torch comes first: the native module then finds torch's OpenMP runtime already mapped and shares it. Where torch
+# cannot be imported, whatever needs it says so, and `hotloop doctor` can still run and tell why.
+with contextlib.suppress(ImportError):
+    import torch as _torch  # noqa: F401
+
+if TYPE_CHECKING:
+    from hotloop import envs, losses, ops, policies
+    from hotloop.context import ComponentContext, LoopConfig, TrainerState
+    from hotloop.experience import Experience
+    from hotloop.loop import CoreTrainingLoop, RolloutResult
+    from hotloop.stopwatch import Stopwatch
 
 __version__ = "0.1.0"
+
+_MODULE_OF = {
+    "ComponentContext": "hotloop.context",
+    "LoopConfig": "hotloop.context",
+    "TrainerState": "hotloop.context",
+    "Experience": "hotloop.experience",
+    "CoreTrainingLoop": "hotloop.loop",
+    "RolloutResult": "hotloop.loop",
+    "Stopwatch": "hotloop.stopwatch",
+}
+_SUBMODULES = ("envs", "losses", "ops", "policies")
+
+__all__ = [
+    "ComponentContext",
+    "CoreTrainingLoop",
+    "Experience",
+    "LoopConfig",
+    "RolloutResult",
+    "Stopwatch",
+    "TrainerState",
+    "__version__",
+    "envs",
+    "losses",
+    "ops",
+    "policies",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"hotloop.{name}")
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'hotloop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

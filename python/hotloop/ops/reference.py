@@ -81,6 +81,8 @@ def gae(
         truncated = None if truncated is None else truncated.T
         truncation_values = None if truncation_values is None else truncation_values.T
         valid = None if valid is None else valid.T
+    if truncated is not None and truncation_values is None and truncated.any():
+        raise ValueError("gae: truncation_values must be given when truncated has true entries, got None")
     dtype = values.dtype
     rows, horizon = values.shape
     gamma_t = torch.tensor(gamma, dtype=dtype)
@@ -96,9 +98,7 @@ def gae(
             ends = bool(truncated[n, t]) if truncated is not None else False
             if terminated[n, t]:
                 next_value, ends = torch.zeros((), dtype=dtype), True
-            elif ends:
-                if truncation_values is None:
-                    raise ValueError("gae: truncated has true entries, expected truncation_values, got None")
+            elif ends and truncation_values is not None:
                 next_value = truncation_values[n, t].to(dtype)
             else:
                 next_value = values[n, t + 1] if t + 1 < horizon else last_values[n].to(dtype)
@@ -228,7 +228,7 @@ class LastActions:
         return actions if out is None else out.copy_(actions)
 
     def write_(self, actions: Tensor, start: int, stop: int) -> None:
-        self.buffer[start:stop] = actions.reshape(stop - start, -1).to(self.buffer.dtype)
+        self.buffer[start:stop] = actions.reshape(stop - start, self.buffer.shape[1]).to(self.buffer.dtype)
 
     def reset_(self) -> None:
         self.buffer.zero_()

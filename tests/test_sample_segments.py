@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hotloop import ops
+from hotloop.ops import reference
+
+KEY = {"seed": 11, "epoch": 3, "minibatch": 2}
+SIZES = (1, 2, 7, 8, 9, 31, 33, 127, 129)
+
+
+def test_philox_equals_the_published_vectors() -> None:
+    # known-answer vectors of the Random123 distribution (Salmon et al. 2011), philox4x32 with 10 rounds
+    ones = 0xFFFFFFFF
+    assert reference.philox4x32((0, 0, 0, 0), (0, 0)) == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
+    assert reference.philox4x32((ones,) * 4, (ones,) * 2) == (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)
+    digits_of_pi = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
+    assert reference.philox4x32(*digits_of_pi) == (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)
+
+
+@pytest.mark.parametrize("law", ["sequential", "permutation", "successive"])
+@pytest.mark.parametrize("segments", SIZES)
+def test_equals_reference(law: str, segments: int) -> None:
+    priorities = torch.rand(segments, generator=torch.Generator().manual_seed(segments))
+    for count in {0, 1, segments // 2, segments}:
+        for seed in (0, 1, -5, 2**63 - 1):
+            key = {"seed": seed, "epoch": 3, "minibatch": 2}
+            actual = ops.sample_segments(priorities, segments, count, law=law, beta=0.7, **key)
+            expected = reference.sample_segments(priorities, segments, count, law=law, beta=0.7, **key)
+            assert torch.equal(actual[0], expected[0])
+            torch.testing.assert_close(actual[1], expected[1], rtol=1e-6, atol=0)
+
+
+def test_sequential_walks_in_blocks() -> None:
+    drawn = [
+        ops.sample_segments(None, 8, 2, law="sequential", seed=0, epoch=0, minibatch=m)[0].tolist()
+        for m in range(5)
+    ]
+    assert drawn == [[0, 1], [2, 3], [4, 5], [6, 7], [0, 1]]
+
+
+@pytest.mark.parametrize("segments", [1, 8, 96, 1000])
+def test_permutation_covers_every_segment_exactly_once_an_epoch(segments: int) -> None:
+    count = max(segments // 4, 1)
+    epochs = []
+    for epoch in range(3):
+        minibatches = [
+            ops.sample_segments(None, segments, count, law="permutation", seed=5, epoch=epoch, minibatch=m)[0]
+            for m in range(segments // count)
+        ]
+        epochs.append(torch.cat(minibatches))
+        assert sorted(epochs[-1].tolist()) == list(range(segments))
+    if segments > 8:
+        assert not torch.equal(epochs[0], epochs[1]), "the order must be fresh each epoch"
+
+
+def test_permutation_is_uniform() -> None:
+    # chi-square over the 24 orders of 4 segments; false alarm 1e-4 (23 degrees of freedom: 56.4), fixed seeds
+    counts: dict[tuple[int, ...], int] = {}
+    for seed in range(4800):
+        order = ops.sample_segments(None, 4, 4, law="permutation", seed=seed, epoch=0, minibatch=0)[0]
+        counts[tuple(order.tolist())] = counts.get(tuple(order.tolist()), 0) + 1
+    assert len(counts) == 24
+    assert sum((n - 200) ** 2 / 200 for n in counts.values()) < 56.4
+
+
+def test_successive_draws_without_replacement() -> None:
+    priorities = torch.rand(300) ** 4
+    indices, _ = ops.sample_segments(priorities, 300, 200, law="successive", **KEY)
+    assert len(set(indices.tolist())) == 200
+
+
+def test_successive_first_draw_is_proportional_to_priority() -> None:
+    # chi-square of the first pick of an exponential race; false alarm 1e-4 (5 degrees of freedom: 25.7)
+    priorities = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 10.0])
+    n = 6000
+    counts = torch.zeros(6)
+    for epoch in range(n):
+        counts[
+            ops.sample_segments(priorities, 6, 1, law="successive", seed=3, epoch=epoch, minibatch=0)[0]
+        ] += 1
+    expected = n * (priorities[1:] + 1e-6) / (priorities + 1e-6).sum()
+    assert ((counts[1:] - expected) ** 2 / expected).sum() < 25.7
+    assert counts[0] == 0
+
+
+def test_successive_pairs_match_torch_multinomial() -> None:
+    # The law of both draws together, against its closed form p_i * p_j / (1 - p_i);
+    # chi-square over 12 ordered pairs, false alarm 1e-4 (11 degrees of freedom: 37.4)
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    n = 6000
+    counts = torch.zeros(4, 4)
+    for minibatch in range(n):
+        i, j = ops.sample_segments(p, 4, 2, law="successive", seed=9, epoch=0, minibatch=minibatch)[0].tolist()
+        counts[i, j] += 1
+    expected = n * p[:, None] * p[None, :] / (1 - p[:, None])
+    off_diagonal = ~torch.eye(4, dtype=torch.bool)
+    assert ((counts - expected) ** 2 / expected)[off_diagonal].sum() < 37.4
+
+
+def test_successive_weights_are_the_legacy_ones() -> None:
+    priorities = torch.rand(64)
+    indices, weights = ops.sample_segments(priorities, 64, 16, law="successive", beta=0.4, **KEY)
+    p = (priorities.double() + 1e-6) / (priorities.double().sum() + 1e-6)
+    torch.testing.assert_close(weights, ((64 * p[indices]) ** -0.4).float(), rtol=1e-6, atol=0)
+    _, unweighted = ops.sample_segments(priorities, 64, 16, law="successive", beta=0.0, **KEY)
+    assert (unweighted == 1).all()
+
+
+@pytest.mark.parametrize("law", ["permutation", "successive"])
+def test_a_draw_depends_on_its_key_alone(law: str, threads: None) -> None:
+    priorities = torch.rand(5000)
+
+    def draw(**change: int) -> torch.Tensor:
+        return ops.sample_segments(priorities, 5000, 100, law=law, **{**KEY, **change})[0]
+
+    first = draw()
+    torch.manual_seed(1)
+    torch.rand(3)
+    torch.set_num_threads(2)
+    assert torch.equal(draw(), first)
+    for change in ({"seed": 12}, {"epoch": 4}, {"minibatch": 3}):
+        assert not torch.equal(draw(**change), first), change
+
+
+def test_strided_priorities_and_outputs() -> None:
+    priorities = torch.rand(50, 3)[:, 1]
+    out = torch.zeros(10, 2, dtype=torch.int64)[:, 0], torch.zeros(10, 2)[:, 1]
+    expected = ops.sample_segments(priorities.clone(), 50, 10, law="successive", **KEY)
+    ops.sample_segments(priorities, 50, 10, law="successive", out=out, **KEY)
+    assert torch.equal(out[0], expected[0])
+    assert torch.equal(out[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"law": "lottery"}, "law must be 'sequential', 'permutation' or 'successive', got 'lottery'"),
+        ({"priorities": None}, r"priorities must be a tensor \[S\] for law 'successive', got None"),
+        ({"count": 9}, "count must be at most num_segments = 8 without replacement, got 9"),
+        ({"num_segments": 0}, r"num_segments must be in \[1, "),
+        ({"count": -1}, r"count must be in \[0, .*got -1"),
+        ({"priorities": torch.tensor([1.0] * 7 + [-1.0])}, r"priorities\[7\] must be finite and >= 0, got -1"),
+        ({"priorities": torch.tensor([1.0] * 7 + [math.nan])}, r"priorities\[7\] must be finite and >= 0, got nan"),
+        ({"priorities": torch.tensor([math.inf] * 8)}, r"priorities\[0\] must be finite and >= 0, got inf"),
+        ({"priorities": torch.ones(7)}, r"priorities must be \[S\] = \[8\], got float32 \[7\]"),
+        ({"epoch": -1}, r"epoch must be in \[0, 4294967295\], got -1"),
+        ({"seed": 2**64}, "seed must be in .*got 18446744073709551616"),
+        ({"beta": -0.5}, "beta must be >= 0"),
+        ({"out": (torch.zeros(4), torch.zeros(4))}, r"out\[0\] must be int64, got float32 \[4\]"),
+    ],
+)
+def test_errors(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "priorities": torch.ones(8), "num_segments": 8, "count": 4, "law": "successive", **KEY,
+        "out": (torch.full((4,), 77), torch.full((4,), 7.0)), **change,
+    }  # fmt: skip
+    with pytest.raises((ValueError, TypeError), match=f"sample_segments: {message}"):
+        ops.sample_segments(**arguments)  # type: ignore[arg-type]
+    if "out" not in change:
+        assert (arguments["out"][0] == 77).all()  # type: ignore[index]

@@ -1,0 +1,114 @@
+"""The registered twins: torch.library.opcheck, and tracing without a graph break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hotloop import _core, ops
+
+X = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+FLAGS = (X > 1).float()
+INDEX = torch.tensor([3, 1])
+POSITIONS = torch.tensor([0, 6])
+GAE = (X, X, FLAGS, None, X[:, 0].clone(), None, None, 0.9, 0.8)
+DRAW = (X.abs().sum(1), 5, 3, "successive", 7, 1, 0, 0.5)
+
+
+def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    return [
+        ("puff_advantage.default", (X, X, FLAGS, X, 0.9, 0.8), {}),
+        ("puff_advantage.default", (X, X, FLAGS, X, 0.9, 0.8, 1.0, 1.0, X[:, 0], X[:, 1], FLAGS[:, 0]), {}),
+        ("puff_advantage.out", (X, X, FLAGS, X, 0.9, 0.8), {"out": torch.empty(5, 7)}),
+        ("gae.default", GAE, {}),
+        ("gae.out", GAE, {"advantages": torch.empty(5, 7), "returns": torch.empty(5, 7)}),
+        ("row_priorities.default", (X, 0.7), {}),
+        ("row_priorities.out", (X,), {"out": torch.empty(5)}),
+        ("sample_segments.default", DRAW, {}),
+        ("sample_segments.out", DRAW, {"indices": torch.empty(3, dtype=torch.int64), "weights": torch.empty(3)}),
+        ("gather.default", ([X, FLAGS.bool()], INDEX), {}),
+        ("gather.out", ([X, FLAGS], INDEX), {"out": [torch.empty(2, 7), torch.empty(2, 7).double()]}),
+        ("scatter_.default", ([X.clone(), FLAGS.clone()], INDEX, [X[:2], X[2:4]]), {}),
+        ("store_.default", ([torch.zeros(5, 7, 2)], [X[:2, :2].clone()], INDEX, POSITIONS), {}),
+        ("last_actions_read.default", (torch.ones(5, 2), 1, 3), {}),
+        ("last_actions_read.out", (torch.ones(5, 2), 1, 3, FLAGS[:3, 0].clone()), {"out": torch.empty(3, 2)}),
+        ("last_actions_write_.default", (torch.zeros(5, 2), 1, X[:2, :2].clone()), {}),
+    ]
+
+
+def test_every_native_op_has_a_twin_in_this_list() -> None:
+    native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
+    assert native == {name.split(".")[0] for name, _, _ in calls()}
+    assert len(native) == 9
+
+
+@pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
+def test_opcheck(case: int) -> None:
+    name, args, kwargs = calls()[case]
+    op, overload = name.split(".")
+    torch.library.opcheck(getattr(getattr(torch.ops.hotloop, op), overload), args, kwargs)
+
+
+def faces() -> dict[str, Callable[..., Any]]:
+    """Public faces as functions of tensors, with results that can be compared."""
+
+    def scatter(target: Tensor, source: Tensor) -> Tensor:
+        target = target.clone()
+        ops.scatter_([target], INDEX, [source[:2]])
+        return target + 1
+
+    def store(target: Tensor, source: Tensor) -> Tensor:
+        target = target.clone()
+        ops.store_([target], [source[:2, 0]], INDEX, POSITIONS)
+        return target + 1
+
+    def last_actions(last: Tensor, actions: Tensor) -> Tensor:
+        memory = ops.LastActions(5, 7, torch.float32)
+        memory.write_(actions[:2], 1, 3)
+        return memory.read(0, 4) + last[:4]
+
+    return {
+        "puff_advantage": lambda x, y: ops.puff_advantage(x * 2, y, FLAGS, y, 0.9, 0.8) + 1,
+        "puff_advantage_out": lambda x, y: ops.puff_advantage(x, y, FLAGS, y, 0.9, 0.8, out=x * 0) + 1,
+        "gae": lambda x, y: ops.gae(x, y, FLAGS, last_values=y[:, 0], gamma=0.9, gae_lambda=0.8),
+        "row_priorities": lambda x, y: ops.row_priorities(x + y, 0.5),
+        "sample_segments": lambda x, y: ops.sample_segments(
+            x.abs().sum(1), 5, 3, law="successive", seed=1, epoch=2, minibatch=0
+        ),
+        "gather": lambda x, y: ops.gather([x, y + 1], INDEX),
+        "scatter_": scatter,
+        "store_": store,
+        "last_actions": last_actions,
+    }
+
+
+@pytest.mark.parametrize("name", faces())
+def test_traces_without_a_graph_break(name: str) -> None:
+    torch.compiler.reset()
+    face = faces()[name]
+    compiled = torch.compile(face, fullgraph=True, backend="aot_eager")
+    actual, expected = compiled(X, X + 1), face(X, X + 1)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_compiles_with_the_default_backend() -> None:
+    torch.compiler.reset()
+
+    def both(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        advantages, returns = ops.gae(x, y, FLAGS, last_values=y[:, 0], gamma=0.9, gae_lambda=0.8)
+        return ops.puff_advantage(x * 2, y, FLAGS, advantages.exp(), 0.9, 0.8) + 1, returns
+
+    compiled = torch.compile(both, fullgraph=True)
+    torch.testing.assert_close(compiled(X, X + 1), both(X, X + 1))
+
+
+def test_a_gradient_is_refused_while_tracing_too() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: ops.row_priorities(x * 2), backend="aot_eager")
+    with pytest.raises(Exception, match=r"require grad|does not require grad"):
+        compiled(X.clone().requires_grad_()).sum().backward()
