@@ -173,22 +173,27 @@ def test_value_loss(with_mask: bool, clip: float | None) -> None:
     assert_gradient_is_true(loss, new, valid)
 
 
-@masked
-def test_approx_kl_is_the_third_estimator(with_mask: bool) -> None:
-    new, old, valid = draw(10, 0.3), draw(11, 0.3), mask(with_mask)
-    ratio = spoil((new - old).exp(), valid)
-    got = formulas.approx_kl(ratio, spoil(new, valid), spoil(old, valid), valid)
-    logs = [a - b for a, b in zip(kept(new, valid), kept(old, valid), strict=True)]
-    assert float(got) == pytest.approx(statistics.fmean(math.exp(x) - 1 - x for x in logs))
-
-
-def test_approx_kl_estimates_the_divergence_of_the_old_policy_from_the_new() -> None:
+def test_kl_estimates_average_to_the_divergence_of_the_old_policy_from_the_new() -> None:
     old, new = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.3, 0.4, 0.3])
     # Weighted by old's probabilities: 10 draws in exactly its proportions.
     actions = torch.tensor([0] * 5 + [1] * 3 + [2] * 2)
     new_log, old_log = new.log()[actions], old.log()[actions]
-    got = formulas.approx_kl((new_log - old_log).exp(), new_log, old_log)
-    torch.testing.assert_close(got, (old * (old / new).log()).sum())
+    got = formulas.kl_estimates((new_log - old_log).exp(), new_log, old_log)
+    torch.testing.assert_close(got.mean(), (old * (old / new).log()).sum())
+    assert bool((got >= 0).all())
+
+
+@masked
+def test_masked_means(with_mask: bool) -> None:
+    xs, valid = [draw(10), draw(11), draw(12)], mask(with_mask)
+    got = formulas.masked_means([spoil(x, valid) for x in xs], valid)
+    torch.testing.assert_close([m.item() for m in got], [statistics.fmean(kept(x, valid)) for x in xs])
+
+
+def test_masked_means_of_nothing_are_zero() -> None:
+    for shape, valid in (((0, 4), None), ((2, 3), torch.zeros(2, 3).bool())):
+        got = formulas.masked_means([torch.full(shape, math.nan)] * 2, valid)
+        assert [m.item() for m in got] == [0.0, 0.0]
 
 
 @masked

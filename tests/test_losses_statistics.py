@@ -122,3 +122,10 @@ def test_only_scalars_are_statistics() -> None:
     with pytest.raises(ValueError, match=r"weight must be a tensor of one element, got shape \[3\]"):
         tracker.add({"a": 1.0}, weight=torch.zeros(3))
     assert tracker.means() == {}
+
+
+def test_numbers_keep_their_digits_and_half_precision_tensors_accumulate_in_double() -> None:
+    tracker = StatisticTracker()
+    tracker.add({"a": 0.1, "b": torch.tensor(1.0, dtype=torch.bfloat16)})
+    tracker.add({"a": 0.1, "b": torch.tensor(2.0**-20, dtype=torch.bfloat16)})
+    assert tracker.means() == {"a": 0.1, "b": 0.5 + 2.0**-21}

@@ -7,6 +7,8 @@ gradient.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,17 @@ def masked_mean(x: Tensor, valid: Tensor | None = None, *, count: Tensor | None 
         return x.mean() if x.numel() else x.sum()
     number = valid.sum() if count is None else count
     return _keep(x, valid).sum() / number.clamp_min(1)
+
+
+def masked_means(
+    xs: Sequence[Tensor], valid: Tensor | None = None, *, count: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """`masked_mean` of several tensors of one shape and dtype, in a few kernels together."""
+    stacked = torch.stack(tuple(xs)).flatten(1)
+    if valid is None:
+        return (stacked.sum(1) / max(1, stacked.shape[1])).unbind()
+    number = valid.sum() if count is None else count
+    return (_keep(stacked, valid.flatten()).sum(1) / number.clamp_min(1)).unbind()
 
 
 def normalize_advantages(advantages: Tensor, valid: Tensor | None = None, *, eps: float = 1e-8) -> Tensor:
@@ -83,19 +96,13 @@ def value_loss(
     return 0.5 * masked_mean(errors, valid, count=count)
 
 
-def approx_kl(
-    ratio: Tensor,
-    new_log_prob: Tensor,
-    old_log_prob: Tensor,
-    valid: Tensor | None = None,
-    *,
-    count: Tensor | None = None,
-) -> Tensor:
-    """``mean((r - 1) - log r)``, the ratio as it was clamped, the log ratio as it was not.
+def kl_estimates(ratio: Tensor, new_log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    """``(r - 1) - log r`` per entry, the ratio as it was clamped, the log ratio as it was not.
 
-    The unbiased, non-negative estimate k3 of KL(old || new) (Schulman, "Approximating KL divergence", 2020).
+    Their mean is the unbiased, non-negative estimate k3 of KL(old || new) (Schulman, "Approximating KL
+    divergence", 2020).
     """
-    return masked_mean(ratio - 1.0 - (new_log_prob - old_log_prob), valid, count=count)
+    return ratio - 1.0 - (new_log_prob - old_log_prob)
 
 
 def explained_variance(values: Tensor, returns: Tensor, valid: Tensor | None = None) -> Tensor:

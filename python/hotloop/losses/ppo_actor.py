@@ -106,14 +106,18 @@ class PPOActor(Loss):
         count: Tensor | None,
     ) -> None:
         clipped = ((ratio - 1.0).abs() > self.cfg.clip_coef).to(ratio.dtype)
+        kl = formulas.kl_estimates(ratio, new_log_prob, old_log_prob)
+        mean_kl, clipfrac, importance, log_prob = formulas.masked_means(
+            (kl, clipped, ratio, new_log_prob), valid, count=count
+        )
         self.loss_tracker.add(
             {
                 "policy_loss": policy_loss,
                 "entropy": entropy,
-                "approx_kl": formulas.approx_kl(ratio, new_log_prob, old_log_prob, valid, count=count),
-                "clipfrac": formulas.masked_mean(clipped, valid, count=count),
-                "importance": formulas.masked_mean(ratio, valid, count=count),
-                "current_logprobs": formulas.masked_mean(new_log_prob, valid, count=count),
+                "approx_kl": mean_kl,
+                "clipfrac": clipfrac,
+                "importance": importance,
+                "current_logprobs": log_prob,
             },
             weight=float(ratio.numel()) if count is None else count,
         )

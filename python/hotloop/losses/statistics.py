@@ -39,8 +39,8 @@ class StatisticTracker:
         names = tuple(values)
         if not names:
             return
-        scalars = [self._scalar(name, value) for name, value in values.items()]
-        scalars.append(torch.ones((), dtype=self._dtype, device=self.device))
+        # The last entry becomes the weight. Stacking converts all in one kernel.
+        scalars = [self._scalar(name, value) for name, value in (*values.items(), ("weight", 1.0))]
         stacked = torch.stack(scalars)
         if isinstance(weight, Tensor):
             stacked *= self._scalar("weight", weight)
@@ -88,4 +88,4 @@ class StatisticTracker:
             raise ValueError(
                 f"StatisticTracker.add: {name} must be a tensor of one element, got shape {list(value.shape)}"
             )
-        return value.detach().reshape(()).to(device=self.device, dtype=self._dtype)
+        return value.detach().reshape(()).to(self.device)
