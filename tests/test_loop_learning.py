@@ -57,11 +57,11 @@ def test_ppo_learns_to_match(method: str) -> None:
         AGENTS, batch, HORIZON, batch // 2, None, policy.get_agent_experience_spec(), losses, "cpu"
     )
     context = ComponentContext(config=config)
-    optimizer = torch.optim.Adam(policy.parameters(), 0.01)
+    optimizer = torch.optim.Adam(policy.parameters(), 0.02)
     loop = CoreTrainingLoop(policy, experience, losses, optimizer, torch.device("cpu"), context)
     env = MatchEnv()
     rewards = []
-    for _ in range(40):
+    for _ in range(25):
         context.reset_for_epoch()
         loop.on_epoch_start(context)
         result = loop.rollout_phase(env, context)
@@ -71,6 +71,6 @@ def test_ppo_learns_to_match(method: str) -> None:
         context.advance_epoch(epochs)
     assert rewards[0] < 0.75
     assert rewards[-1] > 0.9
-    assert context.epoch == 80
+    assert context.epoch == 50
     assert all(np.isfinite(list(stats.values())))
     assert stats["explained_variance"] > 0.5 or stats["value_loss"] < 0.02

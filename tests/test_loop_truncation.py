@@ -184,7 +184,8 @@ def test_the_forward_on_final_observations() -> None:
     assert seen["env_obs"].tolist() == [[0, FINAL + 2, 1]]
     assert seen["training_env_ids"].tolist() == [[0]]
     assert seen["batch"].tolist() == [1]
-    assert seen["dones"].tolist() == seen["truncateds"].tolist() == [0]
+    for i in extra:
+        assert setup.policy.seen[i]["dones"].tolist() == setup.policy.seen[i]["truncateds"].tolist() == [0]
     assert seen["last_actions"].tolist() == [[1]] == [[int(env.sent[1][0])]]
     assert seen["rewards"].tolist() == [20]
     assert after["env_obs"].tolist() == [[0, 2, 1], [1, 2, 1]]

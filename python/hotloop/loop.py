@@ -113,7 +113,13 @@ class CoreTrainingLoop:
         self.accumulate_minibatches = experience.accumulate_minibatches
         self.policy_spec = policy.get_agent_experience_spec()
         self._policy_keys = [key for key, _ in spec_leaves(normalize_spec(self.policy_spec))]
-        self._steps = StepBuilder(experience, self.policy_spec, self.device, reset_last_actions)
+        self._steps = StepBuilder(
+            experience,
+            self.policy_spec,
+            reset_last_actions=reset_last_actions,
+            # The reference knows no invalid steps either.
+            all_valid=truncation == "legacy",
+        )
         self._truncation = TruncationValues(experience, policy, self._steps, truncation)
         if sampling == "loop" and "values" in experience.buffer:
             missing = [key for key in ("rewards", "dones") if key not in experience.buffer]
@@ -282,7 +288,8 @@ class CoreTrainingLoop:
             else:
                 total, stop = self._loop_minibatch(advantages, context, mb_idx)
             if stop:
-                optimizer.zero_grad(set_to_none=True)
+                if mb_idx % group:
+                    optimizer.zero_grad(set_to_none=True)
                 return True
             if not total.requires_grad:
                 raise ValueError(
@@ -369,9 +376,8 @@ class CoreTrainingLoop:
         return total, shared, stop
 
     def _sampling_seed(self, config: Any) -> int:
-        if self.seed is not None:
-            return self.seed
-        return int(getattr(config, "seed", self.experience.seed))
+        seed = getattr(config, "seed", None) if self.seed is None else self.seed
+        return self.experience.seed if seed is None else int(seed)
 
     # Resuming
 

@@ -55,15 +55,15 @@ class StepBuilder:
     """Builds step TensorDicts, and remembers last actions and average rewards."""
 
     def __init__(
-        self, experience: Experience, policy_spec: Any, device: torch.device, reset_last_actions: bool
+        self, experience: Experience, policy_spec: Any, *, reset_last_actions: bool, all_valid: bool
     ) -> None:
         self._experience = experience
-        self.device = device
+        self.device = experience.device
         self._reset_last_actions = reset_last_actions
         self._windows: dict[tuple[int, int], Window] = {}
         self._stores_valid = "valid" in experience.buffer
         self._stores_truncation = "truncation_values" in experience.buffer
-        self.all_valid = False
+        self._all_valid = all_valid
         self._average: Tensor | None = None
         # Entries that the policy reads but nobody sets before it does: zeros at every step.
         self._blank = [
@@ -186,7 +186,7 @@ class StepBuilder:
         entries["batch"] = torch.full((window.count,), window.count, device=device)
         entries["bptt"] = torch.ones(window.count, dtype=torch.int64, device=device)
         if self._stores_valid:
-            if step.mask is None or self.all_valid:
+            if step.mask is None or self._all_valid:
                 entries["valid"] = torch.ones(window.count, dtype=torch.bool, device=device)
             else:
                 entries["valid"] = _moved(step.mask, device).to(torch.bool)

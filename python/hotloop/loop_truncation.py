@@ -59,8 +59,6 @@ class TruncationValues:
                 "loss asks for them in get_experience_spec(), or pass truncation='legacy'"
             )
         self.bootstraps = self._stored and mode != "legacy"
-        # The reference knows no invalid steps either.
-        steps.all_valid = mode == "legacy"
 
     def begin_rollout(self, env: Any) -> None:
         """See what this environment can tell."""
@@ -90,9 +88,12 @@ class TruncationValues:
         """Before the policy acts: put the values of final observations into ``td["truncation_values"]``."""
         if not self.bootstraps or self._autoreset != "same_step":
             return
-        if not step.truncations.is_cuda and not step.truncations.any():
+        on_device = step.truncations.is_cuda  # looking at the flags would wait for the device
+        if not on_device and not step.truncations.any():
             return
         finals = env.final_observations()
+        if finals is None and on_device:
+            return
         local = torch.zeros(0, dtype=torch.int64) if finals is None else finals[0] - step.window.start
         self._check_coverage(step, local)
         if finals is not None and len(local):
