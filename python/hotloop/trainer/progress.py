@@ -199,8 +199,11 @@ class LiveProgress:
         returns.append(f"{goal}   length {_number(report.episode_length_mean)}   {spark}", style="not bold")
         table.add_row("return", returns)
         table.add_row("share", "   ".join(f"{name} {share:.0%}" for name, share in report.shares.items()))
-        losses = (Text(f"{name} {_number(value)}", no_wrap=True) for name, value in report.losses.items())
-        table.add_row("losses", Text("   ").join(losses))
+        losses = Table.grid(padding=(0, 3))
+        pairs = [f"{name} {_number(value)}" for name, value in report.losses.items()]
+        for first in range(0, len(pairs), 3):
+            losses.add_row(*pairs[first : first + 3])
+        table.add_row("losses", losses)
         return Panel(table, title=Text(self._title), title_align="left", border_style="blue", width=88)
 
 
