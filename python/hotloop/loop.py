@@ -191,7 +191,7 @@ class CoreTrainingLoop:
                 for loss in losses:
                     loss.rollout(td, context)
             steps.track_rewards(td, step.window, context)
-            actions = checked_actions(td, step.window.count, steps.action_width)
+            actions = checked_actions(td, step.window.agents, steps.action_width)
             steps.last_actions.write_(actions, step.window.start, step.window.stop)
             with stopwatch("_rollout.send"):
                 env.send_actions(actions.cpu().numpy())

@@ -31,7 +31,7 @@ class Window(NamedTuple):
     window: slice
     start: int
     stop: int
-    count: int
+    agents: int  # n
     env_ids: Tensor  # int64 [n, 1]
     row_id: Tensor  # int64 [n], live
     t_in_row: Tensor  # int64 [n], live
@@ -119,9 +119,9 @@ class StepBuilder:
         else:
             raise ValueError(f"{_WHERE}: get_observations() must return 8 or 9 entries, got {len(step)}")
         window = self.window(env_slice)
-        if observations.shape[0] != window.count:
+        if observations.shape[0] != window.agents:
             raise ValueError(
-                f"{_WHERE}: observations must have {window.count} rows for the agents {env_slice}, got "
+                f"{_WHERE}: observations must have {window.agents} rows for the agents {env_slice}, got "
                 f"{list(observations.shape)}"
             )
         return EnvStep(
@@ -168,7 +168,7 @@ class StepBuilder:
         truncateds = _moved(step.truncations, device).to(torch.float32)
         ends = torch.maximum(dones, truncateds) if self._reset_last_actions else None
         entries: dict[Key, Any] = {
-            key: torch.zeros((window.count, *shape), dtype=dtype, device=device)
+            key: torch.zeros((window.agents, *shape), dtype=dtype, device=device)
             for key, shape, dtype in self._blank
         }
         entries["env_obs"] = _moved(step.observations, device)
@@ -183,17 +183,17 @@ class StepBuilder:
         entries["t_in_row"] = window.t_in_row
         entries["last_actions"] = self.last_actions.read(window.start, window.stop, dones=ends)
         # Made anew for each step: a policy that writes into them must not spoil the next one.
-        entries["batch"] = torch.full((window.count,), window.count, device=device)
-        entries["bptt"] = torch.ones(window.count, dtype=torch.int64, device=device)
+        entries["batch"] = torch.full((window.agents,), window.agents, device=device)
+        entries["bptt"] = torch.ones(window.agents, dtype=torch.int64, device=device)
         if self._stores_valid:
             if step.mask is None or self._all_valid:
-                entries["valid"] = torch.ones(window.count, dtype=torch.bool, device=device)
+                entries["valid"] = torch.ones(window.agents, dtype=torch.bool, device=device)
             else:
                 entries["valid"] = _moved(step.mask, device).to(torch.bool)
         if self._stores_truncation:
-            entries["truncation_values"] = torch.zeros(window.count, dtype=torch.float32, device=device)
-        source = nest(entries) if self._blank else entries
-        return TensorDict(source, batch_size=[window.count], device=device)  # type: ignore[arg-type]
+            entries["truncation_values"] = torch.zeros(window.agents, dtype=torch.float32, device=device)
+        source: Any = nest(entries) if self._blank else entries
+        return TensorDict(source, batch_size=[window.agents], device=device)
 
     def _averages(self, context: ComponentContext) -> Tensor:
         """float32 [A]; the state's tensor, so that others may read or replace it."""

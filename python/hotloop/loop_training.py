@@ -181,7 +181,7 @@ def uses_delta_lambda(losses: Mapping[str, Any], context: ComponentContext) -> b
 
 def _values(data: TensorDictBase) -> Tensor | None:
     """Stored values `[*, T]`, several heads averaged."""
-    values = data.get("values", None)
+    values: Tensor | None = data.get("values", None)
     return values if values is None or values.dim() == 2 else values.mean(dim=-1)
 
 

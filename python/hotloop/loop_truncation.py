@@ -104,7 +104,7 @@ class TruncationValues:
     def _check_coverage(step: EnvStep, local: Tensor) -> None:
         """All final observations are of the step's agents, and all that are needed are there."""
         window = step.window
-        if ((local < 0) | (local >= window.count)).any():
+        if ((local < 0) | (local >= window.agents)).any():
             raise IndexError(
                 f"{_WHERE}: final_observations() must be of the agents {window.window}, got "
                 f"{(local + window.start).tolist()}"
