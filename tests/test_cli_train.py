@@ -83,6 +83,25 @@ def test_sizes_that_do_not_divide_end_with_2(capsys: pytest.CaptureFixture[str])
     assert "rollout.minibatch_size" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--env", "NoSuchEnvironment-v0"], "NoSuchEnvironment"),
+        (["--environment.kwargs", "colour", "3"], "colour"),
+        (["--device", "toaster"], "toaster"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_what_cannot_be_built_ends_with_2_and_makes_no_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], expected: str
+) -> None:
+    assert train([*argv, "--run-dir", str(tmp_path / "r")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("hotloop train: error: ")
+    assert expected in message
+    assert not (tmp_path / "r").exists()
+
+
 def test_bare_resume_takes_the_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     (tmp_path / "config.yaml").write_text("seed: 7\n")

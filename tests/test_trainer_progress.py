@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_line_holds_every_number() -> None:
         "environment 25% policy 50%", "policy_loss -0.0123 value_loss 34.6",
     ):  # fmt: skip
         assert part in line
+
+
+def test_lines_survive_a_reader_that_goes_away() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        lines = LineProgress(10, stream=stream, interval=0.0)
+        lines.update(report(1))
+        os.close(reading)
+        lines.update(report(2))
+        lines.update(report(3))
+        lines.close()
 
 
 def test_lines_keep_their_interval(monkeypatch: pytest.MonkeyPatch) -> None:

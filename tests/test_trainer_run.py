@@ -259,7 +259,7 @@ def test_checkpoints_are_written_along_the_way(tmp_path: Path) -> None:
 
 
 def test_a_mistake_leaves_no_run_directory(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="NoSuchEnvironment"):
+    with pytest.raises(ValueError, match="NoSuchEnvironment"):
         Trainer(settings(tmp_path / "r", env="NoSuchEnvironment-v0"))
     assert not (tmp_path / "r").exists()
 

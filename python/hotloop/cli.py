@@ -9,7 +9,9 @@ from pathlib import Path
 from pydantic import Field
 
 from hotloop.trainer.config import TrainConfig
+from hotloop.trainer.progress import discard
 from hotloop.trainer.run_dir import RunDirectory
+from hotloop.trainer.trainer import Trainer
 
 _DESCRIPTION = """Train a policy with PPO on a Gymnasium environment.
 
@@ -33,17 +35,25 @@ def train(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 when training failed, 2 for a mistake in the arguments, 130 or 143 after a signal.
     """
     try:
-        config = parse_train(list(sys.argv[2:] if argv is None else argv))
-        from hotloop.trainer.trainer import Trainer
+        return _train(list(sys.argv[2:] if argv is None else argv))
+    except KeyboardInterrupt:
+        # Only before the first epoch; from then on the trainer handles signals.
+        return 130
 
-        trainer = Trainer(config)
+
+def _train(argv: list[str]) -> int:
+    try:
+        trainer = Trainer(parse_train(argv))
     except (ValueError, OSError, ImportError) as error:
         return _fail(error, 2)
     try:
         result = trainer.train()
     except (FloatingPointError, OSError) as error:
         return _fail(error, 1)
-    print(result.summary(), flush=True)
+    try:
+        print(result.summary(), flush=True)
+    except BrokenPipeError:
+        discard(sys.stdout)
     return result.exit_code
 
 

@@ -38,9 +38,10 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
             environment's spaces.
 
     Raises:
-        ValueError: the environment has another number of agents than `config.num_envs`.
+        ValueError: the environment has another number of agents than `config.num_envs`, or the device is not
+            there.
     """
-    device = torch.device(config.device)
+    device = usable_device(config.device)
     if environment is None:
         environment = make_environment(config, seed=config.seed)
     agents = int(environment.total_parallel_agents)
@@ -95,20 +96,44 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
     return Components(environment, policy, losses, experience, optimizer, context, loop)
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    # torch answers with either, depending on how it was built.
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def make_environment(config: TrainConfig, *, seed: int) -> Any:
-    """`config.env` through Gymnasium."""
+    """`config.env` through Gymnasium.
+
+    Raises:
+        ValueError: there is no such environment, or it does not take these settings.
+    """
     # Here, so that a run over an environment of one's own needs no Gymnasium.
+    import gymnasium
+
     from hotloop.envs import GymnasiumEnvironment
 
-    return GymnasiumEnvironment(
-        config.env,
-        config.num_envs,
-        seed=seed,
-        vectorization=config.environment.vectorization,
-        autoreset=config.environment.autoreset,
-        env_kwargs=config.environment.kwargs,
-        action_bounds=config.environment.action_bounds,
-    )
+    try:
+        return GymnasiumEnvironment(
+            config.env,
+            config.num_envs,
+            seed=seed,
+            vectorization=config.environment.vectorization,
+            autoreset=config.environment.autoreset,
+            env_kwargs=config.environment.kwargs,
+            action_bounds=config.environment.action_bounds,
+        )
+    except (gymnasium.error.Error, TypeError) as error:
+        raise ValueError(f"env {config.env!r} cannot be made: {error}") from error
 
 
 def make_optimizer(policy: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

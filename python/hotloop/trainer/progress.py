@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -117,7 +118,11 @@ class LineProgress:
         self.message(" | ".join(part for part in parts if part))
 
     def message(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        try:
+            print(text, file=self._stream, flush=True)
+        except BrokenPipeError:
+            # Whoever read the lines has gone; that is no reason to end the training.
+            discard(self._stream)
 
     def close(self) -> None:
         self._stream.flush()
@@ -223,6 +228,13 @@ def make_progress(
     if stream.isatty():
         return LiveProgress(total_timesteps, title=title, goal=goal)
     return LineProgress(total_timesteps, stream=stream, interval=line_seconds)
+
+
+def discard(stream: TextIO) -> None:
+    """Sends what is still written to `stream`, a pipe that nobody reads any more, to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def sparkline(values: list[float], width: int) -> str:

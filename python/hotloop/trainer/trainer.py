@@ -132,18 +132,16 @@ class Trainer:
         if self._started is not None:
             raise RuntimeError("Trainer.train: a trainer carries out one run; build another")
         config = self.config
+        events = None
+        if config.output.tensorboard:
+            events = EventWriter(self.directory.tensorboard, self.context.agent_step)
+        metrics = MetricsFile(self.directory.metrics, keep_epochs=self.epoch or None)
         progress = self._progress or make_progress(
             config.total_timesteps,
             title=f"{config.env}  seed {config.seed}  {self.directory.path}",
             goal=config.stop_at_return,
             quiet=config.quiet,
             line_seconds=config.output.line_seconds,
-        )
-        metrics = MetricsFile(self.directory.metrics, keep_epochs=self.epoch or None)
-        events = (
-            EventWriter(self.directory.tensorboard, self.context.agent_step)
-            if config.output.tensorboard
-            else None
         )
         try:
             for note in self._notes:
@@ -264,15 +262,11 @@ class Trainer:
             if "loss" in name and not math.isfinite(value)
         ]
         if broken:
-            kept = self.directory.checkpoint
+            path = self.directory.checkpoint
+            kept = f"The last checkpoint, {path}, is from before" if path.exists() else "No checkpoint yet"
             raise FloatingPointError(
-                f"epoch {self.epoch}, {self.context.agent_step:,} agent steps: {', '.join(broken)}. "
-                + (
-                    f"The last checkpoint, {kept}, is from before"
-                    if kept.exists()
-                    else "No checkpoint was written yet"
-                )
-                + "; a lower --optimizer.learning-rate is the usual cure"
+                f"epoch {self.epoch}, {self.context.agent_step:,} agent steps: {', '.join(broken)}. {kept}; "
+                "a lower --optimizer.learning-rate is the usual cure"
             )
 
     def _plot(self, progress: Progress) -> None:
