@@ -1,7 +1,11 @@
 """Builds hotloop._core: ninja compiles every source in parallel and only what changed.
 
-The kernels listed in SIMD_KERNELS are compiled once per instruction set; the fastest one that the processor has is
-picked at run time. No torch header is included and no torch library is linked, so no torch is needed to build.
+The kernels listed in SIMD_KERNELS are compiled once per instruction set; the fastest one that the processor
+has is picked at run time. No torch header is included and no torch library linked: building needs no torch.
+
+Environment: CXX, CXXFLAGS and LDFLAGS as everywhere;
+HOTLOOP_BUILD_DIR: where ninja keeps its objects, so that an editable install and later rebuilds share them;
+HOTLOOP_SANITIZE=address,undefined: builds for those sanitizers, under build/sanitize instead of build.
 """
 
 from __future__ import annotations
@@ -23,13 +27,24 @@ SIMD_KERNELS = ("puff_advantage", "gae", "row_priorities")
 X86_ISAS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mbmi2", "-mprefer-vector-width=512"],
-}
+    "avx512": [
+        "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mbmi2",
+        "-mprefer-vector-width=512",
+    ],
+}  # fmt: skip
 # Results must not depend on the instruction set: no contraction into fused multiply-add.
 FLAGS = [
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno",
     "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unused-parameter",
 ]  # fmt: skip
+EXPORTS = "csrc/bind/exports.map"
+SANITIZE = os.environ.get("HOTLOOP_SANITIZE", "")
+# A finding ends the process: a report in the middle of a log is read by nobody.
+SANITIZE_FLAGS = (
+    [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
+    if SANITIZE
+    else []
+)
 
 
 def version() -> str:
@@ -60,12 +75,12 @@ def translation_units() -> list[tuple[str, str, list[str]]]:
 
 
 class NinjaBuild(build_ext):
-    """Writes build.ninja and runs it; the compiler comes from CXX, extra flags from CXXFLAGS and LDFLAGS."""
+    """Writes build.ninja and runs it."""
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(self.build_temp).resolve() / "ninja"
+        work = Path(os.environ.get("HOTLOOP_BUILD_DIR") or Path(self.build_temp) / "ninja").resolve()
         work.mkdir(parents=True, exist_ok=True)
         (work / "build.ninja").write_text(self.build_file(output))
         jobs = ["-j", str(self.parallel)] if self.parallel else []
@@ -76,13 +91,16 @@ class NinjaBuild(build_ext):
         openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
         includes = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
         defines = [f'-DHL_VERSION=\\"{version()}\\"'] + (["-DHL_HAVE_X86_KERNELS"] if is_x86() else [])
-        link = ["-undefined", "dynamic_lookup", "-bundle"] if sys.platform == "darwin" else ["-shared"]
-        flags = [*FLAGS, *openmp, *includes, *defines, os.environ.get("CXXFLAGS", "")]
+        link = ["-shared", f"-Wl,--version-script={ROOT.resolve() / EXPORTS}"] + ["-Wl,-s"] * (not SANITIZE)
+        if sys.platform == "darwin":
+            link = ["-bundle", "-undefined", "dynamic_lookup"]
+        link += [*openmp, *SANITIZE_FLAGS, os.environ.get("LDFLAGS", "")]
+        flags = [*FLAGS, *SANITIZE_FLAGS, *openmp, *includes, *defines, os.environ.get("CXXFLAGS", "")]
         lines = [
             "ninja_required_version = 1.5",
             f"cxx = {os.environ.get('CXX', 'c++')}",
             f"flags = {' '.join(flags)}",
-            f"link = {' '.join([*link, *openmp, '-Wl,-s' if sys.platform != 'darwin' else '', os.environ.get('LDFLAGS', '')])}",
+            f"link = {' '.join(link)}",
             "rule compile",
             "  command = $cxx $flags $extra -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
@@ -96,11 +114,13 @@ class NinjaBuild(build_ext):
         for source, name, extra in translation_units():
             lines += [f"build {name}: compile {ROOT.resolve() / source}", f"  extra = {' '.join(extra)}"]
             objects.append(name)
-        lines.append(f"build {output}: link {' '.join(objects)}")
+        lines.append(f"build {output}: link {' '.join(objects)} | {ROOT.resolve() / EXPORTS}")
         return "\n".join([*lines, ""])
 
 
 setup(
     ext_modules=[Extension("hotloop._core", sources=[source for source, _, _ in translation_units()])],
     cmdclass={"build_ext": NinjaBuild},
+    # setuptools packs what lies in its build folder: an instrumented module must never lie in the usual one
+    options={"build": {"build_base": "build/sanitize"}} if SANITIZE else {},
 )

@@ -11,6 +11,7 @@
 #include "bind_ops.h"
 #include "bind_row_cursors.h"
 #include "errors.h"
+#include "native_face.h"
 #include "tensor_arg.h"
 #include "torch_bridge.h"
 
@@ -98,6 +99,7 @@ PYBIND11_MODULE(_core, m) {
   try {
     hotloop::init_torch_bridge();
     check_isa_override();
+    hotloop::bind_native_face(m.ptr());
     hotloop::bind_puff_advantage(m.ptr());
     hotloop::bind_gae(m.ptr());
     hotloop::bind_row_priorities(m.ptr());

@@ -90,17 +90,19 @@ View read_tensor(const char* op, const char* arg, PyObject* object) {
     type_error(op, arg, "a tensor on the CPU",
                "one on " + python_attribute(object, "device") + " (this build of hotloop has CPU kernels only)");
   }
-  if (has_negative_bit(object)) {
-    value_error(op, arg, "a tensor whose memory holds its values",
-                "a view with the negative bit set (call .resolve_neg() first)");
-  }
-  if (requires_grad(object) && grad_mode_enabled()) {
-    value_error(op, arg, "a tensor that does not require grad (the op is not differentiable)",
-                "requires_grad=True (pass .detach() or call under torch.no_grad())");
-  }
   View view;
   if (!dtype_of(raw.dtype, &view.dtype)) {
     type_error(op, arg, "of a real dtype of at most 64 bits", python_attribute(object, "dtype"));
+  }
+  if (is_floating(view.dtype)) {  // only these can be negated lazily or require grad
+    if (has_negative_bit(object, raw)) {
+      value_error(op, arg, "a tensor whose memory holds its values",
+                  "a view with the negative bit set (call .resolve_neg() first)");
+    }
+    if (requires_grad(object) && grad_mode_enabled()) {
+      value_error(op, arg, "a tensor that does not require grad (the op is not differentiable)",
+                  "requires_grad=True (pass .detach() or call under torch.no_grad())");
+    }
   }
   if (raw.ndim > kMaxDims) {
     value_error(op, arg, "of at most " + std::to_string(kMaxDims) + " dimensions",
@@ -123,15 +125,6 @@ View read_tensor(const char* op, const char* arg, PyObject* object) {
   return view;
 }
 
-View read_optional(const char* op, const char* arg, PyObject* object) {
-  if (object == Py_None) {
-    View view;
-    view.ndim = -1;
-    return view;
-  }
-  return read_tensor(op, arg, object);
-}
-
 std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequence) {
   if (!PyList_Check(sequence) && !PyTuple_Check(sequence)) {
     type_error(op, arg, "a list or tuple of torch.Tensor", Py_TYPE(sequence)->tp_name);
@@ -150,16 +143,11 @@ void expect_ndim(const char* op, const char* arg, const View& view, int ndim, co
   if (view.ndim != ndim) value_error(op, arg, layout, describe(view));
 }
 
-void expect_shape(const char* op, const char* arg, const View& view, std::initializer_list<int64_t> shape,
+void refuse_shape(const char* op, const char* arg, const View& view, std::initializer_list<int64_t> shape,
                   const char* layout) {
   View wanted;
-  wanted.ndim = 0;
-  bool equal = view.ndim == static_cast<int>(shape.size());
-  for (int64_t size : shape) {
-    if (equal && view.shape[wanted.ndim] != size) equal = false;
-    wanted.shape[wanted.ndim++] = size;
-  }
-  if (!equal) value_error(op, arg, std::string(layout) + " = " + describe_shape(wanted), describe(view));
+  for (int64_t size : shape) wanted.shape[wanted.ndim++] = size;
+  value_error(op, arg, std::string(layout) + " = " + describe_shape(wanted), describe(view));
 }
 
 void expect_dtype(const char* op, const char* arg, const View& view, DType dtype) {

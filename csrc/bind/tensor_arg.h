@@ -18,14 +18,28 @@ namespace hotloop {
 View read_tensor(const char* op, const char* arg, PyObject* object);
 
 // The same for an optional one: absent() is true of the result for None.
-View read_optional(const char* op, const char* arg, PyObject* object);
+inline View read_optional(const char* op, const char* arg, PyObject* object) {
+  if (object != Py_None) return read_tensor(op, arg, object);
+  View view;
+  view.ndim = -1;
+  return view;
+}
 inline bool absent(const View& view) { return view.ndim < 0; }
 
 std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequence);
 
 void expect_ndim(const char* op, const char* arg, const View& view, int ndim, const char* layout);
-void expect_shape(const char* op, const char* arg, const View& view, std::initializer_list<int64_t> shape,
-                  const char* layout);
+
+[[noreturn]] void refuse_shape(const char* op, const char* arg, const View& view,
+                               std::initializer_list<int64_t> shape, const char* layout);
+inline void expect_shape(const char* op, const char* arg, const View& view, std::initializer_list<int64_t> shape,
+                         const char* layout) {
+  bool equal = view.ndim == static_cast<int>(shape.size());
+  const int64_t* actual = view.shape;
+  for (int64_t size : shape) equal = equal && *actual++ == size;
+  if (!equal) refuse_shape(op, arg, view, shape, layout);
+}
+
 void expect_dtype(const char* op, const char* arg, const View& view, DType dtype);
 void expect_float(const char* op, const char* arg, const View& view);    // float32 or float64
 void expect_real(const char* op, const char* arg, const View& view);     // any floating dtype

@@ -22,6 +22,40 @@ struct Bridge {
 
 Bridge bridge;  // its references live as long as the process, so interpreter shutdown frees nothing twice
 
+// Tensors known not to have the negative bit. Asking torch takes 100 ns (the method releases and retakes the GIL),
+// a third of reading a tensor, and training loops pass the same few buffers again and again. The bit is part of a
+// tensor's identity; a weak reference tells a live tensor from a new one at the same address, and the pointers tell
+// one whose `.data` was replaced.
+struct KnownTensor {
+  PyObject* reference = nullptr;  // weak
+  const void* data = nullptr;
+  const void* shape = nullptr;  // lies in torch's own object behind the Python one
+
+  bool is(PyObject* tensor, const dlpack::Tensor& raw) const {
+    if (reference == nullptr || data != raw.data || shape != raw.shape) return false;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject* referent = nullptr;
+    PyWeakref_GetRef(reference, &referent);
+    Py_XDECREF(referent);  // compared by address only, and the caller holds `tensor`
+    return referent == tensor;
+#else
+    return PyWeakref_GET_OBJECT(reference) == tensor;
+#endif
+  }
+
+  void remember(PyObject* tensor, const dlpack::Tensor& raw) {
+    PyObject* fresh = PyWeakref_NewRef(tensor, nullptr);
+    if (fresh == nullptr) PyErr_Clear();  // then it is asked again next time
+    Py_XDECREF(reference);
+    reference = fresh;
+    data = raw.data;
+    shape = raw.shape;
+  }
+};
+
+constexpr size_t kKnownTensors = 256;
+KnownTensor known_tensors[kKnownTensors];  // used under the GIL only
+
 PyObject* checked(PyObject* object) {
   if (object == nullptr) throw PythonErrorSet{};
   return object;
@@ -89,9 +123,14 @@ TensorKind tensor_kind(PyObject* object) {
 
 const dlpack::ExchangeApi& exchange_api() { return *bridge.api; }
 
-bool has_negative_bit(PyObject* tensor) {
-  if (bridge.is_neg_direct != nullptr) return is_true(bridge.is_neg_direct(tensor, nullptr));
-  return is_true(PyObject_CallOneArg(bridge.is_neg, tensor));
+bool has_negative_bit(PyObject* tensor, const dlpack::Tensor& raw) {
+  KnownTensor& known = known_tensors[(reinterpret_cast<uintptr_t>(tensor) >> 4) % kKnownTensors];
+  if (known.is(tensor, raw)) return false;
+  const bool negative = bridge.is_neg_direct != nullptr
+                            ? is_true(bridge.is_neg_direct(tensor, nullptr))
+                            : is_true(PyObject_CallOneArg(bridge.is_neg, tensor));
+  if (!negative) known.remember(tensor, raw);
+  return negative;
 }
 
 bool requires_grad(PyObject* tensor) {
@@ -104,9 +143,19 @@ bool requires_grad(PyObject* tensor) {
 bool grad_mode_enabled() { return is_true(PyObject_CallNoArgs(bridge.is_grad_enabled)); }
 
 void bump_version(PyObject* tensor) {
-  PyObject* tensors = checked(PyTuple_Pack(1, tensor));
+  // One tuple serves every call unless somebody kept it: a new one each time would feed the garbage collector.
+  static PyObject* tensors = nullptr;
+  if (tensors == nullptr || Py_REFCNT(tensors) != 1) {
+    Py_XDECREF(tensors);
+    tensors = checked(PyTuple_New(1));
+  }
+  Py_INCREF(tensor);
+  PyTuple_SET_ITEM(tensors, 0, tensor);
   PyObject* done = PyObject_CallOneArg(bridge.increment_version, tensors);
-  Py_DECREF(tensors);
+  if (Py_REFCNT(tensors) == 1) {
+    PyTuple_SET_ITEM(tensors, 0, nullptr);
+    Py_DECREF(tensor);
+  }
   Py_DECREF(checked(done));
 }
 

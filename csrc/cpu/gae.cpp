@@ -73,6 +73,11 @@ struct GaeEstimator {
     if (p.valid.data) mask(count, load_along_rows(p.valid, row, t, count, s.run[6]), a, b);
   }
 
+  // Flags and optional inputs rarely share the dtype of the values: rows are staged one by one.
+  bool flat() const { return false; }
+  void stage_flat(int64_t, int64_t, T*, T*) const {}
+  void emit_flat(int64_t, int64_t, const T*, T*) const {}
+
   static void add(int64_t count, const T* __restrict x, const T* __restrict y, T* __restrict out) {
     for (int64_t i = 0; i < count; ++i) out[i] = x[i] + y[i];
   }

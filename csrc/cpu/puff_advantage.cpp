@@ -1,5 +1,7 @@
 #include "puff_advantage.h"
 
+#include <cstring>
+
 #include "../core/recurrence.h"
 #include "reverse_scan.h"
 
@@ -59,6 +61,35 @@ struct PuffEstimator {
     const T* reward_next = load_along_rows(last ? p.next_rewards : p.rewards, row, next, count, s.run[3]);
     const T* done_next = load_along_rows(last ? p.next_dones : p.dones, row, next, count, s.run[4]);
     steps(k, count, value, value_next, reward_next, done_next, importance, a, b);
+  }
+
+  bool flat() const {
+    return end_to_end<T>(p.values, p.horizon) && end_to_end<T>(p.rewards, p.horizon) &&
+           end_to_end<T>(p.dones, p.horizon) && end_to_end<T>(p.importance, p.horizon) &&
+           end_to_end<T>(p.advantages, p.horizon);
+  }
+
+  // The successor of a row's last step is the next row's first one: computed too, to keep one long loop, and then
+  // replaced. The last step of the last row has no successor in memory.
+  void stage_flat(int64_t row, int64_t rows, T* a, T* b) const {
+    const T *value = row_of<T>(p.values, row), *reward = row_of<T>(p.rewards, row);
+    const T *done = row_of<T>(p.dones, row), *importance = row_of<T>(p.importance, row);
+    steps(k, rows * p.horizon - 1, value, value + 1, reward + 1, done + 1, importance, a, b);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t last = (r + 1) * p.horizon - 1;
+      if (p.next_values.data == nullptr) {
+        a[last] = b[last] = T(0);  // nothing is known of what arrives after the last step
+        continue;
+      }
+      T next[3];
+      steps(k, 1, value + last, load_along_rows(p.next_values, row + r, 0, 1, next),
+            load_along_rows(p.next_rewards, row + r, 0, 1, next + 1),
+            load_along_rows(p.next_dones, row + r, 0, 1, next + 2), importance + last, a + last, b + last);
+    }
+  }
+
+  void emit_flat(int64_t row, int64_t rows, const T* y, T*) const {
+    std::memcpy(row_of<T>(p.advantages, row), y, static_cast<size_t>(rows * p.horizon) * sizeof(T));
   }
 
   void emit_time(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>&) const {

@@ -4,11 +4,13 @@
 //   stage_time(row, t, count, a, b, scratch)   coefficients of `count` steps of one row
 //   stage_rows(row, t, count, a, b, scratch)   coefficients of one step of `count` neighbouring rows
 //   emit_time / emit_rows(row, t, count, y, scratch)   what to do with the result
+//   flat(), stage_flat(row, rows, a, b), emit_flat   the same for whole short rows that lie end to end in memory
 //
 // Two layouts, one order of operations (so both give the same bits, whatever the number of threads):
 // * batch-major: the coefficients of kRows rows are computed chunk by chunk into a tile that stays in L1, each row
 //   read in one contiguous stream (rows a power of two apart would evict each other if they were read side by
 //   side); then kRows independent scalar chains run over the tile, which hides the latency of the recurrence.
+//   Short rows that lie end to end are staged as one long run, so that no loop ends in a remainder for each row.
 // * time-major: rows are the vector lanes and nothing needs transposing.
 #pragma once
 #include "isa_namespace.h"
@@ -39,18 +41,18 @@ static inline T affine(T a, T y, T b) {
 }
 
 template <bool kCut, class T>
-static inline void scan_tile(const T* __restrict a, T* __restrict b, int64_t count, T* carry) {
+static inline void scan_tile(const T* __restrict a, T* __restrict b, int64_t stride, int64_t count, T* carry) {
   T y0 = carry[0], y1 = carry[1], y2 = carry[2], y3 = carry[3];
   T y4 = carry[4], y5 = carry[5], y6 = carry[6], y7 = carry[7];
   for (int64_t t = count - 1; t >= 0; --t) {
     b[t] = y0 = affine<kCut>(a[t], y0, b[t]);
-    b[kStride + t] = y1 = affine<kCut>(a[kStride + t], y1, b[kStride + t]);
-    b[2 * kStride + t] = y2 = affine<kCut>(a[2 * kStride + t], y2, b[2 * kStride + t]);
-    b[3 * kStride + t] = y3 = affine<kCut>(a[3 * kStride + t], y3, b[3 * kStride + t]);
-    b[4 * kStride + t] = y4 = affine<kCut>(a[4 * kStride + t], y4, b[4 * kStride + t]);
-    b[5 * kStride + t] = y5 = affine<kCut>(a[5 * kStride + t], y5, b[5 * kStride + t]);
-    b[6 * kStride + t] = y6 = affine<kCut>(a[6 * kStride + t], y6, b[6 * kStride + t]);
-    b[7 * kStride + t] = y7 = affine<kCut>(a[7 * kStride + t], y7, b[7 * kStride + t]);
+    b[stride + t] = y1 = affine<kCut>(a[stride + t], y1, b[stride + t]);
+    b[2 * stride + t] = y2 = affine<kCut>(a[2 * stride + t], y2, b[2 * stride + t]);
+    b[3 * stride + t] = y3 = affine<kCut>(a[3 * stride + t], y3, b[3 * stride + t]);
+    b[4 * stride + t] = y4 = affine<kCut>(a[4 * stride + t], y4, b[4 * stride + t]);
+    b[5 * stride + t] = y5 = affine<kCut>(a[5 * stride + t], y5, b[5 * stride + t]);
+    b[6 * stride + t] = y6 = affine<kCut>(a[6 * stride + t], y6, b[6 * stride + t]);
+    b[7 * stride + t] = y7 = affine<kCut>(a[7 * stride + t], y7, b[7 * stride + t]);
   }
   carry[0] = y0, carry[1] = y1, carry[2] = y2, carry[3] = y3;
   carry[4] = y4, carry[5] = y5, carry[6] = y6, carry[7] = y7;
@@ -60,8 +62,15 @@ template <bool kCut, class T, class Estimator>
 static inline void scan_row_block(const Estimator& estimator, int64_t row0, int64_t rows, int64_t horizon) {
   alignas(64) T a[kRows * kStride];
   alignas(64) T b[kRows * kStride];
-  Scratch<T> scratch;
   T carry[kRows] = {};
+  if (horizon <= kChunk && estimator.flat()) {
+    for (int64_t i = rows * horizon; i < kRows * horizon; ++i) a[i] = b[i] = T(0);  // rows that are not there
+    estimator.stage_flat(row0, rows, a, b);
+    scan_tile<kCut>(a, b, horizon, horizon, carry);
+    estimator.emit_flat(row0, rows, b, a);
+    return;
+  }
+  Scratch<T> scratch;
   for (int64_t i = rows * kStride; i < kRows * kStride; ++i) a[i] = b[i] = T(0);  // rows that are not there
   for (int64_t end = horizon; end > 0; end -= kChunk) {
     const int64_t begin = end > kChunk ? end - kChunk : 0;
@@ -69,7 +78,7 @@ static inline void scan_row_block(const Estimator& estimator, int64_t row0, int6
     for (int64_t r = 0; r < rows; ++r) {
       estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
     }
-    scan_tile<kCut>(a, b, count, carry);
+    scan_tile<kCut>(a, b, kStride, count, carry);
     for (int64_t r = 0; r < rows; ++r) estimator.emit_time(row0 + r, begin, count, b + r * kStride, scratch);
   }
 }
@@ -101,6 +110,17 @@ static inline void reverse_scan(const Estimator& estimator, int64_t rows, int64_
       scan_row_block<kCut, T>(estimator, row0, count, horizon);
     }
   });
+}
+
+// Whether rows of dtype T lie end to end, each contiguous.
+template <class T>
+static inline bool end_to_end(const Matrix& m, int64_t horizon) {
+  return m.dtype == DTypeOf<T>::value && m.row_stride == horizon && m.time_stride == 1;
+}
+
+template <class T>
+static inline T* row_of(const Matrix& m, int64_t row) {
+  return reinterpret_cast<T*>(const_cast<char*>(m.data)) + row * m.row_stride;
 }
 
 // Time-major when neighbouring rows touch and neighbouring steps do not.

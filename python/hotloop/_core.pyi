@@ -4,7 +4,7 @@ The op functions take positional arguments only, check every one of them, write 
 NotImplemented where an argument is a tensor subclass that must go through torch's dispatcher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import NotImplementedType
 from typing import Any, TypeAlias
 
@@ -17,6 +17,17 @@ def isas_supported() -> list[str]: ...
 def set_isa(isa: str) -> None: ...
 def build_info() -> dict[str, Any]: ...
 def openmp_max_threads() -> int: ...
+def native_face(
+    python: Callable[..., Any],
+    native: Callable[..., Any],
+    names: tuple[str, ...],
+    defaults: tuple[Any, ...],
+    required: object,
+    positional: int,
+    name: str,
+    doc: str,
+    /,
+) -> Callable[..., Any]: ...
 def puff_advantage(
     values: Tensor,
     rewards: Tensor,

@@ -13,11 +13,16 @@ Ops are defined through `torch.library.Library`, not `custom_op`: that costs 2 u
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from hotloop import _core
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _LIBRARY = torch.library.Library("hotloop", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag,)
@@ -121,3 +126,32 @@ def require_tensor(op: str, argument: str, value: Any) -> None:
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     hint = " (wrap it with torch.from_numpy)" if kind == "numpy.ndarray" else ""
     raise TypeError(f"{op}: {argument} must be a torch.Tensor, got {kind}{hint}")
+
+
+def native_face(native: Callable[..., Any]) -> Callable[[_Function], _Function]:
+    """Puts a C function in front of a Python face whose parameters are the native op's, `out` last.
+
+    It calls the native op where `out` is given and every tensor is a plain one, and the Python face otherwise: the
+    same behaviour, 0.4 us sooner. `torch.compile` traces the Python face.
+    """
+
+    def stand_in(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        parameters = signature.parameters.values()
+        required = inspect.Parameter.empty
+        bare = [p.replace(annotation=required) for p in parameters]
+        text = f"{function.__name__}{signature.replace(parameters=bare, return_annotation=required)}"
+        face = _core.native_face(
+            function,
+            native,
+            tuple(p.name for p in parameters),
+            tuple(p.default for p in parameters),
+            required,
+            sum(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters),
+            function.__name__,
+            f"{text}\n--\n\n{inspect.getdoc(function)}",
+        )
+        torch.compiler.substitute_in_graph(face, skip_signature_check=True)(function)
+        return cast(_Function, face)
+
+    return stand_in

@@ -39,8 +39,8 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns of rows whose rewards and flags are departure-indexed (Schulman et al. 2016).
 
-    `rewards[n, t]`, `terminated[n, t]` and `truncated[n, t]` are the outcome of action t, as Gymnasium, CleanRL,
-    Stable-Baselines3 and TorchRL hold them::
+    `rewards[n, t]`, `terminated[n, t]` and `truncated[n, t]` are the outcome of action t, as Gymnasium,
+    CleanRL, Stable-Baselines3 and TorchRL hold them::
 
         nextV[t]  = 0 if terminated[t], truncation_values[t] if truncated[t], else V[t+1] (last_values at T-1)
         delta[t]  = r[t] + gamma * nextV[t] - V[t]
@@ -57,8 +57,8 @@ def gae(
         terminated, truncated: the same shape, bool, uint8 or floating.
         last_values: `[N]`, V of the observation after the last step.
         truncation_values: the same shape, V of the final observation where `truncated`; not read elsewhere.
-        valid: the same shape; false marks a filler step (padding, Gymnasium's NEXT_STEP autoreset): its advantage
-            is 0, its return V, and the trace does not cross it.
+        valid: the same shape; false marks a filler step (padding, Gymnasium's NEXT_STEP autoreset): its
+            advantage is 0, its return V, and the trace does not cross it.
         gamma: discount a step, in [0, 1].
         gae_lambda: in [0, 1].
         time_major: whether the first dimension is time.
@@ -71,8 +71,8 @@ def gae(
 
     Raises:
         TypeError: an argument is no CPU `torch.Tensor` or has an unsupported dtype.
-        ValueError: shapes differ, a scalar is out of range, an input requires grad, `out` overlaps an input, or
-            `truncated` has true entries without `truncation_values`.
+        ValueError: shapes differ, a scalar is out of range, an input requires grad, `out` overlaps an input,
+            or `truncated` has true entries without `truncation_values`.
     """
     advantages, returns = _allocate(rewards, values) if out is None else out
     native = _core.gae(

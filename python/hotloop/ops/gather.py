@@ -22,14 +22,17 @@ _OUT_OP = register(
 )
 
 
-def gather(sources: Sequence[Tensor], indices: Tensor, *, out: Sequence[Tensor] | None = None) -> list[Tensor]:
+def gather(
+    sources: Sequence[Tensor], indices: Tensor, *, out: Sequence[Tensor] | None = None
+) -> list[Tensor]:
     """`out[l][j] = sources[l][indices[j]]` for every leaf l.
 
     Args:
         sources: tensors `[S, ...]` with one common S, any dtypes and strides.
         indices: `[k]` int64, 0 ... S-1; repeats are allowed. Checked before anything is written.
-        out: tensors `[k, ...]` to write into, with memory of their own. A dtype other than the source's converts
-            on the way. Reuse them from minibatch to minibatch: fresh pages cost several times the copy.
+        out: tensors `[k, ...]` to write into, with memory of their own. A dtype other than the source's
+            converts on the way. Reuse them from minibatch to minibatch: fresh pages cost several times the
+            copy.
 
     Returns:
         `out` as a list, or new tensors of the sources' dtypes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops._register import register, require_tensor
+from hotloop.ops._register import native_face, register, require_tensor
 
 
 def _allocate(values: Tensor, *_: object) -> Tensor:
@@ -24,6 +24,7 @@ _OUT_OP = register(
 )
 
 
+@native_face(_core.puff_advantage)
 def puff_advantage(
     values: Tensor,
     rewards: Tensor,

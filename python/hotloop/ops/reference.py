@@ -1,10 +1,11 @@
 """The slow, obvious twin of every op, in plain torch.
 
-These definitions are what the native kernels are tested against. They are written to be read: a loop over time
-where the formula has one, no vectorisation tricks, no reuse of buffers. Signatures equal those of `hotloop.ops`.
+These definitions are what the native kernels are tested against. They are written to be read: a loop over
+time where the formula has one, no vectorisation tricks, no reuse of buffers. Signatures equal those of
+`hotloop.ops`.
 
-Arithmetic is done in the dtype of `values` (`advantages` for priorities), one rounding per operation, in the order
-of the formulas, so that a float32 kernel that keeps the order agrees to the last bit.
+Arithmetic is done in the dtype of `values` (`advantages` for priorities), one rounding per operation, in the
+order of the formulas, so that a float32 kernel that keeps the order agrees to the last bit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
-# Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.
+# Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, sec. 4.
 _PHILOX_M0, _PHILOX_M1 = 0xD2511F53, 0xCD9E8D57
 _PHILOX_W0, _PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 #: last counter word of each consumer of random numbers, so that no two ever share a block
@@ -162,7 +163,7 @@ def sample_segments(
     beta: float = 1.0,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw `count` of `num_segments` segments and their importance weights; see `hotloop.ops.sample_segments`."""
+    """`count` of `num_segments` segments and their importance weights; see `hotloop.ops.sample_segments`."""
     weights = torch.ones(count, dtype=torch.float32)
     first = minibatch * count
     if law == "sequential":
@@ -184,13 +185,17 @@ def sample_segments(
         indices = torch.sort(arrival, stable=True).indices[:count]
         weights = ((num_segments * p[indices]) ** -beta).to(torch.float32)
     else:
-        raise ValueError(f"sample_segments: law must be 'sequential', 'permutation' or 'successive', got {law!r}")
+        raise ValueError(
+            f"sample_segments: law must be 'sequential', 'permutation' or 'successive', got {law!r}"
+        )
     if out is not None:
         return out[0].copy_(indices), out[1].copy_(weights)
     return indices, weights
 
 
-def gather(sources: Sequence[Tensor], indices: Tensor, *, out: Sequence[Tensor] | None = None) -> list[Tensor]:
+def gather(
+    sources: Sequence[Tensor], indices: Tensor, *, out: Sequence[Tensor] | None = None
+) -> list[Tensor]:
     """`[s[indices] for s in sources]`, cast to the dtypes of `out` where given."""
     if out is None:
         return [source[indices] for source in sources]

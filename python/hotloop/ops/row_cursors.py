@@ -13,8 +13,9 @@ from hotloop import _core
 class RowCursors:
     """The write position of every agent in an experience buffer `[segments, horizon]`.
 
-    Agent a starts at row `a % segments`. After `horizon` steps it gets the next free row, in the order of agents, and
-    `full_rows` counts the row it finished. No call reads a tensor back, so none waits for a device.
+    Agent a starts at row `a % segments`. After `horizon` steps it gets the next free row, in the order of
+    agents, and `full_rows` counts the row it finished. No call reads a tensor back, so none waits for a
+    device.
 
     Args:
         total_agents: A.
@@ -75,9 +76,9 @@ class RowCursors:
                 f"RowCursors: rows and positions must be [{len(self.rows)}], "
                 f"got {list(rows.shape)} and {list(positions.shape)}"
             )
-        if not (0 <= int(rows.min()) and int(rows.max()) < self.segments):
+        if not (int(rows.min()) >= 0 and int(rows.max()) < self.segments):
             raise ValueError(f"RowCursors: rows must lie in [0, {self.segments})")
-        if not (0 <= int(positions.min()) and int(positions.max()) < self.horizon):
+        if not (int(positions.min()) >= 0 and int(positions.max()) < self.horizon):
             raise ValueError(f"RowCursors: positions must lie in [0, {self.horizon})")
         self._native.set_counters(state["free_idx"], state["full_rows"])
         self.rows.copy_(rows)

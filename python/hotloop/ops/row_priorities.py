@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops._register import register, require_tensor
+from hotloop.ops._register import native_face, register, require_tensor
 
 
 def _allocate(advantages: Tensor, *_: object) -> Tensor:
@@ -22,6 +22,7 @@ _OUT_OP = register(
 )
 
 
+@native_face(_core.row_priorities)
 def row_priorities(advantages: Tensor, alpha: float = 1.0, *, out: Tensor | None = None) -> Tensor:
     """`(sum_t |A[i, t]|) ** alpha` for every segment i: how PufferLib and Metta prioritise (after Schaul et al. 2016).
 

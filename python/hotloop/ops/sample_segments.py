@@ -19,7 +19,8 @@ def _allocate(priorities: Tensor | None, num_segments: int, count: int, *_: obje
 
 _OUT_OP = register(
     "sample_segments",
-    "Tensor? priorities, int num_segments, int count, str law, int seed, int epoch, int minibatch, float beta=1.0",
+    "Tensor? priorities, int num_segments, int count, str law, "
+    "int seed, int epoch, int minibatch, float beta=1.0",
     ("Tensor(a!) indices", "Tensor(b!) weights"),
     _core.sample_segments,
     _allocate,
@@ -49,11 +50,11 @@ def sample_segments(
                    exponential race), with `p_i ~ priorities[i] + 1e-6`
     =============  =====================================================================  ==================
 
-    The weight of `successive` is the one that PufferLib and Metta use; it is exact for draws with replacement and
-    therefore only approximate here.
+    The weight of `successive` is the one that PufferLib and Metta use; it is exact for draws with replacement
+    and therefore only approximate here.
 
-    Random numbers are Philox4x32-10 (Salmon et al. 2011) keyed by (seed, epoch, minibatch): the draw does not depend
-    on the number of threads or on what ran before, and a resumed run draws the same.
+    Random numbers are Philox4x32-10 (Salmon et al. 2011) keyed by (seed, epoch, minibatch): the draw does not
+    depend on the number of threads or on what ran before, and a resumed run draws the same.
 
     Args:
         priorities: `[S]`, float32 or float64, finite and >= 0, for `successive`; None otherwise.
@@ -78,6 +79,15 @@ def sample_segments(
     )
     if native is NotImplemented:
         _OUT_OP(
-            priorities, num_segments, count, law, seed, epoch, minibatch, beta, indices=indices, weights=weights
+            priorities,
+            num_segments,
+            count,
+            law,
+            seed,
+            epoch,
+            minibatch,
+            beta,
+            indices=indices,
+            weights=weights,
         )
     return indices, weights
