@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import FLAG_DTYPES, LAYOUTS, SHAPES, random_flags, same
 from torch import Tensor
 
 from hotloop import ops
 from hotloop.ops import reference
+from layouts import FLAG_DTYPES, LAYOUTS, SHAPES, random_flags, same
 
 DISCOUNT = {"gamma": 0.97, "gae_lambda": 0.9}
 SMALL_SHAPES = [shape for shape in SHAPES if shape[0] * shape[1] <= 1200]  # the reference walks single steps
@@ -154,7 +154,9 @@ def test_truncation_without_values_is_an_error_and_not_a_guess() -> None:
     del x["truncation_values"]
     out = (torch.full((4, 5), 3.0), torch.full((4, 5), 3.0))
     for dtype in FLAG_DTYPES:
-        with pytest.raises(ValueError, match="gae: truncation_values must be given when truncated has true entries"):
+        with pytest.raises(
+            ValueError, match="gae: truncation_values must be given when truncated has true entries"
+        ):
             ops.gae(**{**x, "truncated": x["truncated"].to(dtype)}, **DISCOUNT, out=out)
     assert (out[0] == 3.0).all()
     assert (out[1] == 3.0).all()
@@ -195,13 +197,29 @@ def test_property_any_shape_and_layout(
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"rewards": torch.zeros(4, 6)}, ValueError, r"rewards must be \[N, T\] = \[4, 5\], got float32 \[4, 6\]"),
+        (
+            {"rewards": torch.zeros(4, 6)},
+            ValueError,
+            r"rewards must be \[N, T\] = \[4, 5\], got float32 \[4, 6\]",
+        ),
         ({"values": torch.zeros(4, 5, dtype=torch.float16)}, TypeError, "values must be float32 or float64"),
-        ({"terminated": torch.zeros(4, 5).int()}, TypeError, "terminated must be bool, uint8 or of a floating"),
-        ({"last_values": torch.zeros(5)}, ValueError, r"last_values must be \[N\] = \[4\], got float32 \[5\]"),
+        (
+            {"terminated": torch.zeros(4, 5).int()},
+            TypeError,
+            "terminated must be bool, uint8 or of a floating",
+        ),
+        (
+            {"last_values": torch.zeros(5)},
+            ValueError,
+            r"last_values must be \[N\] = \[4\], got float32 \[5\]",
+        ),
         ({"valid": torch.ones(4)}, ValueError, r"valid must be \[N, T\]"),
         ({"gamma": -0.1}, ValueError, r"gamma must be in \[0, 1\]"),
-        ({"out": (torch.zeros(4, 5), torch.zeros(4, 4))}, ValueError, r"out\[1\] must be \[N, T\] = \[4, 5\]"),
+        (
+            {"out": (torch.zeros(4, 5), torch.zeros(4, 4))},
+            ValueError,
+            r"out\[1\] must be \[N, T\] = \[4, 5\]",
+        ),
         ({"time_major": True}, ValueError, r"last_values must be \[N\] = \[5\]"),
     ],
 )

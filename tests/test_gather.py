@@ -25,7 +25,9 @@ def draw(rows: int, count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(1,), (9,), (9, 1), (9, 7), (33, 8, 3), (9, 127), (9, 0), (129, 2, 1, 5)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1,), (9,), (9, 1), (9, 7), (33, 8, 3), (9, 127), (9, 0), (129, 2, 1, 5)], ids=str
+)
 def test_equals_indexing(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     source = leaf(shape, dtype)
     for count in (0, 1, 7, 33, 129):
@@ -72,9 +74,24 @@ def test_casts_on_the_way_like_torch(source_dtype: torch.dtype, out_dtype: torch
 
 @pytest.mark.parametrize("out_dtype", [torch.float16, torch.bfloat16])
 def test_rounding_to_half_precision_like_torch(out_dtype: torch.dtype) -> None:
-    special = [0.0, -0.0, 65504.0, 65519.0, 65520.0, 1e30, 6e-5, 5.97e-8, 2.9e-8, 1e-40, float("inf"), float("nan")]
+    special = [
+        0.0,
+        -0.0,
+        65504.0,
+        65519.0,
+        65520.0,
+        1e30,
+        6e-5,
+        5.97e-8,
+        2.9e-8,
+        1e-40,
+        float("inf"),
+        float("nan"),
+    ]
     g = torch.Generator().manual_seed(0)
-    values = torch.cat([torch.tensor(special), torch.randn(5000, generator=g) * 10 ** torch.randint(-8, 6, (5000,))])
+    values = torch.cat(
+        [torch.tensor(special), torch.randn(5000, generator=g) * 10 ** torch.randint(-8, 6, (5000,))]
+    )
     source = torch.cat([values, -values])[None]
     out = torch.empty(1, source.shape[1], dtype=out_dtype)
     ops.gather([source], torch.tensor([0]), out=[out])
@@ -98,7 +115,9 @@ def test_bits_do_not_depend_on_threads(threads: None) -> None:
     indices = draw(300, 100)
     for count in (1, 2, 4):
         torch.set_num_threads(count)
-        for result, expected in zip(ops.gather(sources, indices), reference.gather(sources, indices), strict=True):
+        for result, expected in zip(
+            ops.gather(sources, indices), reference.gather(sources, indices), strict=True
+        ):
             assert torch.equal(result, expected)
 
 
@@ -124,16 +143,20 @@ def test_indices_are_checked_before_anything_is_written(bad: int) -> None:
     assert (out == 7.0).all()
 
 
+FIRST = torch.tensor([0])
+zeros = torch.zeros
+
+
 @pytest.mark.parametrize(
     ("sources", "indices", "out", "error", "message"),
     [
-        (torch.zeros(3, 2), [0], None, TypeError, "indices must be a torch.Tensor, got list"),
-        ([torch.zeros(3, 2)], torch.tensor([0.0]), None, TypeError, "indices must be int64, got float32"),
-        ([torch.zeros(3, 2)], torch.tensor([[0]]), None, ValueError, r"indices must be \[k\], got int64 \[1, 1\]"),
-        ([torch.zeros(3), torch.zeros(4)], torch.tensor([0]), None, ValueError, r"sources\[1\] must be of size 3"),
-        ([torch.zeros(())], torch.tensor([0]), [torch.zeros(1)], ValueError, r"sources\[0\] must be of at least 1"),
-        ([torch.zeros(3)], torch.tensor([0]), [], ValueError, r"out must be as long as sources \(1\), got length 0"),
-        ([torch.zeros(3, 2)], torch.tensor([0]), [torch.zeros(1, 3)], ValueError, r"out\[0\] must be of shape \[1, 2\]"),
+        (zeros(3, 2), [0], None, TypeError, "indices must be a torch.Tensor, got list"),
+        ([zeros(3, 2)], torch.tensor([0.0]), None, TypeError, "indices must be int64, got float32"),
+        ([zeros(3, 2)], FIRST[None], None, ValueError, r"indices must be \[k\], got int64 \[1, 1\]"),
+        ([zeros(3), zeros(4)], FIRST, None, ValueError, r"sources\[1\] must be of size 3"),
+        ([zeros(())], FIRST, [zeros(1)], ValueError, r"sources\[0\] must be of at least 1"),
+        ([zeros(3)], FIRST, [], ValueError, r"out must be as long as sources \(1\), got length 0"),
+        ([zeros(3, 2)], FIRST, [zeros(1, 3)], ValueError, r"out\[0\] must be of shape \[1, 2\]"),
     ],
 )  # fmt: skip
 def test_errors(sources: object, indices: object, out: object, error: type[Exception], message: str) -> None:
@@ -143,7 +166,11 @@ def test_errors(sources: object, indices: object, out: object, error: type[Excep
 
 def test_out_may_not_overlap_sources_or_another_leaf() -> None:
     pool = torch.zeros(6, 2)
-    with pytest.raises(ValueError, match=r"out\[0\] must be memory of its own, got a tensor that overlaps sources\[0\]"):
+    with pytest.raises(
+        ValueError, match=r"out\[0\] must be memory of its own, got a tensor that overlaps sources\[0\]"
+    ):
         ops.gather([pool[:3]], torch.tensor([0, 1]), out=[pool[2:4]])
-    with pytest.raises(ValueError, match=r"out\[1\] must be memory of its own, got a tensor that overlaps out\[0\]"):
+    with pytest.raises(
+        ValueError, match=r"out\[1\] must be memory of its own, got a tensor that overlaps out\[0\]"
+    ):
         ops.gather([torch.zeros(3, 2)] * 2, torch.tensor([0, 1]), out=[pool[:2], pool[1:3]])

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from layouts import FLAG_DTYPES
 
 from hotloop import ops
 from hotloop.ops import reference
+from layouts import FLAG_DTYPES
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32], ids=str)
@@ -62,13 +62,17 @@ def test_errors() -> None:
         last.read(2, 6, out=torch.zeros(4, 2))
     with pytest.raises(ValueError, match=r"last_actions_read: count must be in \[0, 4\], got 9"):
         last.read(0, 9)
-    with pytest.raises(ValueError, match=r"last_actions_write_: actions must be \[n, k\] = \[2, 2\], got int64 \[2, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"last_actions_write_: actions must be \[n, k\] = \[2, 2\], got int64 \[2, 3\]"
+    ):
         last.write_(torch.zeros(2, 3, dtype=torch.int64), 0, 2)
-    with pytest.raises(ValueError, match=r"LastActions.write_: actions must be \[n, k\] = \[2, 2\], got \[3, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"LastActions.write_: actions must be \[n, k\] = \[2, 2\], got \[3, 2\]"
+    ):
         last.write_(torch.zeros(3, 2), 0, 2)
     with pytest.raises(ValueError, match=r"last_actions_read: dones must be \[n\] = \[2\], got bool \[3\]"):
         last.read(0, 2, dones=torch.zeros(3, dtype=torch.bool))
-    with pytest.raises(TypeError, match="last_actions_write_: actions must be a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"last_actions_write_: actions must be a torch\.Tensor, got list"):
         last.write_([[1, 2]], 0, 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_agents and width must be at least 1, got 0 and 1"):
         ops.LastActions(0)

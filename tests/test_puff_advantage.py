@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import FLAG_DTYPES, LAYOUTS, SHAPES, random_flags, same
 from torch import Tensor
 
 from hotloop import ops
 from hotloop.ops import reference
+from layouts import FLAG_DTYPES, LAYOUTS, SHAPES, random_flags, same
 
 GAMMA, LAMBDA, RHO, C = 0.97, 0.9, 1.1, 0.95
 
@@ -126,7 +126,11 @@ def test_a_row_cut_at_a_done_equals_two_rows() -> None:
     whole = ops.puff_advantage(**x, gamma=GAMMA, gae_lambda=LAMBDA)
     left = {name: tensor[:, :12] for name, tensor in x.items()}
     right = {name: tensor[:, 12:] for name, tensor in x.items()}
-    arrived = {"next_values": x["values"][:, 12], "next_rewards": x["rewards"][:, 12], "next_dones": x["dones"][:, 12]}
+    arrived = {
+        "next_values": x["values"][:, 12],
+        "next_rewards": x["rewards"][:, 12],
+        "next_dones": x["dones"][:, 12],
+    }
     assert same(whole[:, :12], ops.puff_advantage(**left, **arrived, gamma=GAMMA, gae_lambda=LAMBDA))
     assert same(whole[:, 12:], ops.puff_advantage(**right, gamma=GAMMA, gae_lambda=LAMBDA))
 
@@ -193,11 +197,27 @@ def test_property_any_shape_layout_and_value(
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"rewards": torch.zeros(4, 6)}, ValueError, r"rewards must be \[S, T\] = \[4, 5\], got float32 \[4, 6\]"),
+        (
+            {"rewards": torch.zeros(4, 6)},
+            ValueError,
+            r"rewards must be \[S, T\] = \[4, 5\], got float32 \[4, 6\]",
+        ),
         ({"values": torch.zeros(4)}, ValueError, r"values must be \[S, T\], got float32 \[4\]"),
-        ({"values": torch.zeros(4, 5, dtype=torch.int32)}, TypeError, "values must be float32 or float64, got int32"),
-        ({"dones": torch.zeros(4, 5, dtype=torch.int64)}, TypeError, "dones must be bool, uint8 or of a floating"),
-        ({"importance": torch.ones(4, 5, dtype=torch.bool)}, TypeError, "importance must be of a floating dtype"),
+        (
+            {"values": torch.zeros(4, 5, dtype=torch.int32)},
+            TypeError,
+            "values must be float32 or float64, got int32",
+        ),
+        (
+            {"dones": torch.zeros(4, 5, dtype=torch.int64)},
+            TypeError,
+            "dones must be bool, uint8 or of a floating",
+        ),
+        (
+            {"importance": torch.ones(4, 5, dtype=torch.bool)},
+            TypeError,
+            "importance must be of a floating dtype",
+        ),
         ({"gamma": 1.5}, ValueError, r"gamma must be in \[0, 1\], got 1.5"),
         ({"gamma": math.nan}, ValueError, r"gamma must be in \[0, 1\]"),
         ({"gae_lambda": "high"}, TypeError, "gae_lambda must be a number, got str"),
@@ -205,13 +225,23 @@ def test_property_any_shape_layout_and_value(
         ({"next_values": torch.zeros(4)}, ValueError, "must be given together"),
         ({"out": torch.zeros(4, 5, dtype=torch.float64)}, TypeError, "out must be float32, got float64"),
         ({"out": torch.zeros(5, 4)}, ValueError, r"out must be \[S, T\] = \[4, 5\], got float32 \[5, 4\]"),
-        ({"out": torch.zeros(4, 1).expand(4, 5)}, ValueError, "out must be a tensor whose elements do not overlap"),
+        (
+            {"out": torch.zeros(4, 1).expand(4, 5)},
+            ValueError,
+            "out must be a tensor whose elements do not overlap",
+        ),
     ],
 )
 def test_errors_name_argument_expectation_and_actual(
     change: dict[str, object], error: type[Exception], message: str
 ) -> None:
-    arguments = {**inputs((4, 5)), "gamma": GAMMA, "gae_lambda": LAMBDA, "out": torch.full((4, 5), 3.0), **change}
+    arguments = {
+        **inputs((4, 5)),
+        "gamma": GAMMA,
+        "gae_lambda": LAMBDA,
+        "out": torch.full((4, 5), 3.0),
+        **change,
+    }
     with pytest.raises(error, match=f"puff_advantage: .*{message}"):
         ops.puff_advantage(**arguments)
     if "out" not in change:

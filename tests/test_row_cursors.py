@@ -16,7 +16,9 @@ def assert_equal(a: ops.RowCursors, b: ops.RowCursors | reference.RowCursors) ->
     assert (a.free_idx, a.full_rows) == (b.free_idx, b.full_rows)
 
 
-@pytest.mark.parametrize(("agents", "segments", "horizon"), [(1, 1, 1), (4, 8, 3), (6, 7, 2), (8, 8, 4), (5, 3, 2)])
+@pytest.mark.parametrize(
+    ("agents", "segments", "horizon"), [(1, 1, 1), (4, 8, 3), (6, 7, 2), (8, 8, 4), (5, 3, 2)]
+)
 def test_equals_reference(agents: int, segments: int, horizon: int) -> None:
     ours = ops.RowCursors(agents, segments, horizon)
     theirs = reference.RowCursors(agents, segments, horizon)
@@ -78,7 +80,9 @@ def test_errors() -> None:
         cursors.position(3)
     with pytest.raises(ValueError, match="RowCursors: horizon must be in"):
         ops.RowCursors(3, 5, 0)
-    with pytest.raises(ValueError, match=r"RowCursors: rows and positions must be \[3\], got \[2\] and \[2\]"):
+    with pytest.raises(
+        ValueError, match=r"RowCursors: rows and positions must be \[3\], got \[2\] and \[2\]"
+    ):
         cursors.load_state_dict(ops.RowCursors(2, 5, 2).state_dict())
     state = cursors.state_dict()
     state["rows"][0] = 5

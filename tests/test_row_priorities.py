@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from layouts import LAYOUTS, SHAPES, same
 
 from hotloop import _core, ops
 from hotloop.ops import reference
+from layouts import LAYOUTS, SHAPES, same
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -17,7 +17,10 @@ def test_agrees_with_reference(shape: tuple[int, int], alpha: float, dtype: torc
     advantages = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
     tolerance = 3e-6 if dtype == torch.float32 else 1e-13
     torch.testing.assert_close(
-        ops.row_priorities(advantages, alpha), reference.row_priorities(advantages, alpha), rtol=tolerance, atol=0
+        ops.row_priorities(advantages, alpha),
+        reference.row_priorities(advantages, alpha),
+        rtol=tolerance,
+        atol=0,
     )
 
 

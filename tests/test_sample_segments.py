@@ -94,7 +94,9 @@ def test_successive_pairs_match_torch_multinomial() -> None:
     n = 6000
     counts = torch.zeros(4, 4)
     for minibatch in range(n):
-        i, j = ops.sample_segments(p, 4, 2, law="successive", seed=9, epoch=0, minibatch=minibatch)[0].tolist()
+        i, j = ops.sample_segments(p, 4, 2, law="successive", seed=9, epoch=0, minibatch=minibatch)[
+            0
+        ].tolist()
         counts[i, j] += 1
     expected = n * p[:, None] * p[None, :] / (1 - p[:, None])
     off_diagonal = ~torch.eye(4, dtype=torch.bool)
@@ -143,8 +145,14 @@ def test_strided_priorities_and_outputs() -> None:
         ({"count": 9}, "count must be at most num_segments = 8 without replacement, got 9"),
         ({"num_segments": 0}, r"num_segments must be in \[1, "),
         ({"count": -1}, r"count must be in \[0, .*got -1"),
-        ({"priorities": torch.tensor([1.0] * 7 + [-1.0])}, r"priorities\[7\] must be finite and >= 0, got -1"),
-        ({"priorities": torch.tensor([1.0] * 7 + [math.nan])}, r"priorities\[7\] must be finite and >= 0, got nan"),
+        (
+            {"priorities": torch.tensor([1.0] * 7 + [-1.0])},
+            r"priorities\[7\] must be finite and >= 0, got -1",
+        ),
+        (
+            {"priorities": torch.tensor([1.0] * 7 + [math.nan])},
+            r"priorities\[7\] must be finite and >= 0, got nan",
+        ),
         ({"priorities": torch.tensor([math.inf] * 8)}, r"priorities\[0\] must be finite and >= 0, got inf"),
         ({"priorities": torch.ones(7)}, r"priorities must be \[S\] = \[8\], got float32 \[7\]"),
         ({"epoch": -1}, r"epoch must be in \[0, 4294967295\], got -1"),

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_gather import DTYPES, draw, leaf
 
 from hotloop import ops
 from hotloop.ops import reference
+from test_gather import DTYPES, draw, leaf
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -53,12 +53,16 @@ def test_errors_before_anything_is_written() -> None:
     target = torch.full((4, 2), 7.0)
     with pytest.raises(IndexError, match=r"scatter_: indices\[1\] must be in \[0, 4\)"):
         ops.scatter_([target], torch.tensor([0, 4]), [torch.zeros(2, 2)])
-    with pytest.raises(ValueError, match=r"scatter_: sources\[0\] must be of shape \[2, 2\], got float32 \[2, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"scatter_: sources\[0\] must be of shape \[2, 2\], got float32 \[2, 3\]"
+    ):
         ops.scatter_([target], torch.tensor([0, 1]), [torch.zeros(2, 3)])
     with pytest.raises(ValueError, match=r"scatter_: sources must be as long as targets \(1\), got length 2"):
         ops.scatter_([target], torch.tensor([0, 1]), [torch.zeros(2, 2)] * 2)
     with pytest.raises(ValueError, match=r"scatter_: targets\[0\] must be memory of its own"):
         ops.scatter_([target], torch.tensor([0, 1]), [target[:2]])
-    with pytest.raises(ValueError, match=r"scatter_: targets\[0\] must be a tensor whose elements do not overlap"):
+    with pytest.raises(
+        ValueError, match=r"scatter_: targets\[0\] must be a tensor whose elements do not overlap"
+    ):
         ops.scatter_([torch.zeros(2).expand(4, 2)], torch.tensor([0, 1]), [torch.zeros(2, 2)])
     assert (target == 7.0).all()

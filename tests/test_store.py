@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_gather import DTYPES, leaf
 
 from hotloop import ops
 from hotloop.ops import reference
+from test_gather import DTYPES, leaf
 
 
 def cursors(agents: int, segments: int, horizon: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +33,12 @@ def test_many_leaves_with_casts_and_strides() -> None:
         torch.zeros(20, 4, 5, dtype=torch.float64)[::2, :, 1:4],
         torch.zeros(10, 4, dtype=torch.bool),
     ]
-    sources = [leaf((6,), torch.float64), leaf((6, 3), torch.int64), leaf((6, 3), torch.uint8), leaf((6,), torch.int64)]
+    sources = [
+        leaf((6,), torch.float64),
+        leaf((6, 3), torch.int64),
+        leaf((6, 3), torch.uint8),
+        leaf((6,), torch.int64),
+    ]
     expected = [buffer.clone() for buffer in buffers]
     reference.store_(expected, sources, rows, positions)
     ops.store_(buffers, sources, rows, positions)
@@ -44,13 +49,19 @@ def test_many_leaves_with_casts_and_strides() -> None:
 def test_errors_before_anything_is_written() -> None:
     buffer = torch.full((4, 3, 2), 7.0)
     zero, source = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2)
-    with pytest.raises(IndexError, match=r"store_: rows\[1\] must be in \[0, 4\) \(segments of buffers\), got 4"):
+    with pytest.raises(
+        IndexError, match=r"store_: rows\[1\] must be in \[0, 4\) \(segments of buffers\), got 4"
+    ):
         ops.store_([buffer], [source], torch.tensor([0, 4]), zero)
-    with pytest.raises(IndexError, match=r"store_: positions\[0\] must be in \[0, 3\) \(horizon of buffers\), got -1"):
+    with pytest.raises(
+        IndexError, match=r"store_: positions\[0\] must be in \[0, 3\) \(horizon of buffers\), got -1"
+    ):
         ops.store_([buffer], [source], zero, torch.tensor([-1, 0]))
     with pytest.raises(ValueError, match=r"store_: positions must be \[n\] = \[2\], got int64 \[3\]"):
         ops.store_([buffer], [source], zero, torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"store_: sources\[0\] must be of shape \[2, 2\], got float32 \[3, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"store_: sources\[0\] must be of shape \[2, 2\], got float32 \[3, 2\]"
+    ):
         ops.store_([buffer], [torch.zeros(3, 2)], zero, zero)
     with pytest.raises(ValueError, match=r"store_: buffers\[1\] must be of size 3 in dimension 1"):
         ops.store_([buffer, torch.zeros(4, 5)], [source, torch.zeros(2)], zero, zero)

@@ -33,14 +33,16 @@ def negative_view() -> Tensor:
     return torch.view_as_complex(torch.randn(4, 6, 2)).conj().imag
 
 
-# -- what the memory holds --------------------------------------------------------------------------------------
+# -- what the memory holds -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["values", "rewards", "dones", "importance"])
 def test_negative_bit_views_are_refused(name: str) -> None:
     view = negative_view()
     assert view.is_neg()
-    with pytest.raises(ValueError, match=rf"puff_advantage: {name} must be a tensor whose memory.*resolve_neg"):
+    with pytest.raises(
+        ValueError, match=rf"puff_advantage: {name} must be a tensor whose memory.*resolve_neg"
+    ):
         ops.puff_advantage(**arguments(**{name: view}))
     resolved = view.resolve_neg()
     assert torch.equal(
@@ -65,7 +67,7 @@ def test_conjugate_and_complex_tensors_are_refused() -> None:
         ops.puff_advantage(**arguments(values=complex_view, out=torch.zeros(4, 6)))
 
 
-# -- tensors without readable memory ----------------------------------------------------------------------------
+# -- tensors without readable memory -------------------------------------------------------------------------
 
 
 def test_meta_tensors_are_refused() -> None:
@@ -105,7 +107,7 @@ def test_nested_and_batched_tensors_do_not_reach_the_kernel() -> None:
         torch.vmap(lambda v: ops.row_priorities(v))(torch.zeros(2, 3, 4))
 
 
-# -- gradients and versions -------------------------------------------------------------------------------------
+# -- gradients and versions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["values", "rewards", "importance"])
@@ -142,8 +144,14 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     advantages = torch.zeros(4, 6)
     return {
         "puff_advantage": (advantages, lambda: ops.puff_advantage(**arguments(out=advantages))),
-        "gae[0]": (pair[0], lambda: ops.gae(x, x, x, last_values=x[:, 0], gamma=0.9, gae_lambda=0.9, out=pair)),
-        "gae[1]": (pair[1], lambda: ops.gae(x, x, x, last_values=x[:, 0], gamma=0.9, gae_lambda=0.9, out=pair)),
+        "gae[0]": (
+            pair[0],
+            lambda: ops.gae(x, x, x, last_values=x[:, 0], gamma=0.9, gae_lambda=0.9, out=pair),
+        ),
+        "gae[1]": (
+            pair[1],
+            lambda: ops.gae(x, x, x, last_values=x[:, 0], gamma=0.9, gae_lambda=0.9, out=pair),
+        ),
         "row_priorities": (priorities, lambda: ops.row_priorities(x, out=priorities)),
         "sample_segments[0]": (drawn[0], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),
         "sample_segments[1]": (drawn[1], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),
@@ -183,14 +191,15 @@ def test_inference_tensors() -> None:
     assert torch.equal(ops.puff_advantage(**arguments(out=out)), reference.puff_advantage(**arguments()))
 
 
-# -- addresses ----------------------------------------------------------------------------------------------------
+# -- addresses -----------------------------------------------------------------------------------------------
 
 
 def test_byte_offsets_and_strides_are_honoured() -> None:
     pool = torch.randn(500)
     values = pool[13:].as_strided((4, 6), (31, 2))
     assert torch.equal(
-        ops.puff_advantage(**arguments(values=values)), reference.puff_advantage(**arguments(values=values.clone()))
+        ops.puff_advantage(**arguments(values=values)),
+        reference.puff_advantage(**arguments(values=values.clone())),
     )
 
 
@@ -225,7 +234,9 @@ def test_out_that_overlaps_an_input_is_refused(name: str) -> None:
     for offset in (0, 5, 23):
         overlapping = pool[:24].view(4, 6)
         out = pool[offset : offset + 24].view(4, 6)
-        with pytest.raises(ValueError, match=f"out must be memory of its own, got a tensor that overlaps {name}"):
+        with pytest.raises(
+            ValueError, match=f"out must be memory of its own, got a tensor that overlaps {name}"
+        ):
             ops.puff_advantage(**arguments(**{name: overlapping}, out=out))
     ops.puff_advantage(**arguments(**{name: pool[:24].view(4, 6)}, out=pool[24:48].view(4, 6)))
 
@@ -248,7 +259,9 @@ def test_index_arithmetic_is_64_bit() -> None:
     rows, width = 2**15 + 2**12, 2**16
     buffer = torch.empty(rows, 1, width, dtype=torch.uint8)
     last = torch.tensor([rows - 1])
-    ops.store_([buffer], [torch.full((1, width), 5, dtype=torch.uint8)], last, torch.zeros(1, dtype=torch.int64))
+    ops.store_(
+        [buffer], [torch.full((1, width), 5, dtype=torch.uint8)], last, torch.zeros(1, dtype=torch.int64)
+    )
     assert int(buffer[-1].sum()) == 5 * width
     assert torch.equal(ops.gather([buffer], last)[0], buffer[-1:])
     # an element count beyond 2**31 in an estimator's strides
@@ -260,20 +273,22 @@ def test_index_arithmetic_is_64_bit() -> None:
     )
 
 
-# -- other objects --------------------------------------------------------------------------------------------------
+# -- other objects -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["values", "rewards", "dones", "importance", "out"])
 def test_numpy_arrays_get_a_hint(name: str) -> None:
-    with pytest.raises(TypeError, match=rf"puff_advantage: {name} must be a torch.Tensor, got numpy.ndarray .*from_numpy"):
+    with pytest.raises(
+        TypeError, match=rf"puff_advantage: {name} must be a torch.Tensor, got numpy.ndarray .*from_numpy"
+    ):
         ops.puff_advantage(**arguments(**{name: np.zeros((4, 6), dtype=np.float32)}))
 
 
 @pytest.mark.parametrize("bad", [None, 3.0, [[1.0]], "x", object()])
 def test_other_objects_are_refused(bad: object) -> None:
-    with pytest.raises(TypeError, match="puff_advantage: rewards must be a torch.Tensor, got"):
+    with pytest.raises(TypeError, match=r"puff_advantage: rewards must be a torch\.Tensor, got"):
         ops.puff_advantage(**arguments(rewards=bad))
-    with pytest.raises(TypeError, match="puff_advantage: values must be a torch.Tensor, got"):
+    with pytest.raises(TypeError, match=r"puff_advantage: values must be a torch\.Tensor, got"):
         ops.puff_advantage(**arguments(values=bad))
 
 
@@ -293,7 +308,7 @@ def test_subclasses_give_the_same_numbers() -> None:
     assert torch.equal(ops.puff_advantage(**arguments(values=tagged["values"])).as_subclass(Tensor), expected)
 
 
-# -- the GIL ----------------------------------------------------------------------------------------------------------
+# -- the GIL -------------------------------------------------------------------------------------------------
 
 
 def test_large_work_releases_the_gil() -> None:

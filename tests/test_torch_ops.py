@@ -29,7 +29,11 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
         ("row_priorities.default", (X, 0.7), {}),
         ("row_priorities.out", (X,), {"out": torch.empty(5)}),
         ("sample_segments.default", DRAW, {}),
-        ("sample_segments.out", DRAW, {"indices": torch.empty(3, dtype=torch.int64), "weights": torch.empty(3)}),
+        (
+            "sample_segments.out",
+            DRAW,
+            {"indices": torch.empty(3, dtype=torch.int64), "weights": torch.empty(3)},
+        ),
         ("gather.default", ([X, FLAGS.bool()], INDEX), {}),
         ("gather.out", ([X, FLAGS], INDEX), {"out": [torch.empty(2, 7), torch.empty(2, 7).double()]}),
         ("scatter_.default", ([X.clone(), FLAGS.clone()], INDEX, [X[:2], X[2:4]]), {}),
