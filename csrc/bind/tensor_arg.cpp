@@ -118,7 +118,7 @@ View read_tensor(const char* op, const char* arg, PyObject* object) {
   view.data = static_cast<char*>(raw.data) + raw.byte_offset;
   if (compact != 0) {
     if (raw.data == nullptr) type_error(op, arg, "a tensor with memory", "one without (fake or meta)");
-    if (reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(itemsize(view.dtype)) != 0) {
+    if ((reinterpret_cast<uintptr_t>(view.data) & static_cast<uintptr_t>(itemsize(view.dtype) - 1)) != 0) {
       value_error(op, arg, "aligned to its element size", "an unaligned address (call .clone() first)");
     }
   }
