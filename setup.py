@@ -29,7 +29,7 @@ X86_ISAS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
     "avx512": [
         "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mbmi2",
-        "-mprefer-vector-width=512",
+        "-mprefer-vector-width=256",
     ],
 }  # fmt: skip
 # Results must not depend on the instruction set: no contraction into fused multiply-add.
