@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from hotloop import ops
 from hotloop.ops import reference
 from layouts import FLAG_DTYPES, LAYOUTS, SHAPES, random_flags, same
 
-DISCOUNT = {"gamma": 0.97, "gae_lambda": 0.9}
+DISCOUNT: dict[str, Any] = {"gamma": 0.97, "gae_lambda": 0.9}
 SMALL_SHAPES = [shape for shape in SHAPES if shape[0] * shape[1] <= 1200]  # the reference walks single steps
 
 
-def inputs(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
+def inputs(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Any]:
     g = torch.Generator().manual_seed(seed)
     return {
         "rewards": torch.randn(shape, generator=g, dtype=dtype),
@@ -64,7 +65,9 @@ def test_optional_inputs_may_be_left_out(left_out: str, isa: str) -> None:
 def test_any_strides(shape: tuple[int, int], layout: str, isa: str) -> None:
     x = inputs(shape)
     expected = reference.gae(**x, **DISCOUNT)
-    placed = {name: tensor if tensor.ndim == 1 else LAYOUTS[layout](tensor) for name, tensor in x.items()}
+    placed: dict[str, Any] = {
+        name: tensor if tensor.ndim == 1 else LAYOUTS[layout](tensor) for name, tensor in x.items()
+    }
     placed["last_values"] = torch.stack([x["last_values"]] * 2, dim=1)[:, 1]
     out = (LAYOUTS[layout](torch.zeros(shape)), LAYOUTS[layout](torch.zeros(shape)))
     assert_same(ops.gae(**placed, **DISCOUNT, out=out), expected)
@@ -140,7 +143,7 @@ def test_nothing_leaks_across_an_episodes_end(bad: float, isa: str) -> None:
         x["terminated"][0, 5], x["truncated"][0, 10], x["valid"][0, 15] = True, True, False
         x["values"][0, 6] = x["values"][0, 11] = bad
         x["rewards"][0, 15] = bad  # a filler step: whatever it holds must not matter
-        placed = {name: LAYOUTS[layout](t) if t.ndim == 2 else t for name, t in x.items()}
+        placed: dict[str, Any] = {name: LAYOUTS[layout](t) if t.ndim == 2 else t for name, t in x.items()}
         advantages, returns = ops.gae(**placed, **DISCOUNT)
         assert_same((advantages, returns), reference.gae(**x, **DISCOUNT))
         assert advantages[0, :6].isfinite().all()
@@ -187,7 +190,9 @@ def test_property_any_shape_and_layout(
     rows: int, horizon: int, layout: str, seed: int, gamma: float, gae_lambda: float
 ) -> None:
     x = inputs((rows, horizon), seed=seed)
-    placed = {name: LAYOUTS[layout](tensor) if tensor.ndim == 2 else tensor for name, tensor in x.items()}
+    placed: dict[str, Any] = {
+        name: LAYOUTS[layout](tensor) if tensor.ndim == 2 else tensor for name, tensor in x.items()
+    }
     assert_same(
         ops.gae(**placed, gamma=gamma, gae_lambda=gae_lambda),
         reference.gae(**x, gamma=gamma, gae_lambda=gae_lambda),
@@ -224,7 +229,7 @@ def test_property_any_shape_and_layout(
     ],
 )
 def test_errors_name_argument_expectation_and_actual(
-    change: dict[str, object], error: type[Exception], message: str
+    change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=f"gae: .*{message}"):
         ops.gae(**{**inputs((4, 5)), **DISCOUNT, **change})

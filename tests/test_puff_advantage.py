@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from hotloop import ops
 from hotloop.ops import reference
@@ -15,7 +15,7 @@ from layouts import FLAG_DTYPES, LAYOUTS, SHAPES, random_flags, same
 GAMMA, LAMBDA, RHO, C = 0.97, 0.9, 1.1, 0.95
 
 
-def inputs(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
+def inputs(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Any]:
     g = torch.Generator().manual_seed(seed)
     return {
         "values": torch.randn(shape, generator=g, dtype=dtype),
@@ -25,7 +25,7 @@ def inputs(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: int
     }
 
 
-def boundary(segments: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def boundary(segments: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     g = torch.Generator().manual_seed(99)
     return {
         "next_values": torch.randn(segments, generator=g, dtype=dtype),
@@ -57,7 +57,7 @@ def test_any_strides_are_read_and_written_in_place(
 ) -> None:
     x = inputs(shape)
     expected = reference.puff_advantage(**x, gamma=GAMMA, gae_lambda=LAMBDA)
-    placed = {name: LAYOUTS[layout](tensor) for name, tensor in x.items()}
+    placed: dict[str, Any] = {name: LAYOUTS[layout](tensor) for name, tensor in x.items()}
     out = LAYOUTS[out_layout](torch.full(shape, math.nan))
     result = ops.puff_advantage(**placed, gamma=GAMMA, gae_lambda=LAMBDA, out=out)
     assert result is out
@@ -142,7 +142,7 @@ def test_nan_and_inf_follow_the_formula(name: str, bad: float, isa: str) -> None
         x = inputs((9, 37))
         x[name][4, 20] = bad
         expected = reference.puff_advantage(**x, gamma=GAMMA, gae_lambda=LAMBDA)
-        placed = {key: LAYOUTS[layout](tensor) for key, tensor in x.items()}
+        placed: dict[str, Any] = {key: LAYOUTS[layout](tensor) for key, tensor in x.items()}
         assert same(ops.puff_advantage(**placed, gamma=GAMMA, gae_lambda=LAMBDA), expected)
 
 
@@ -189,8 +189,8 @@ def test_property_any_shape_layout_and_value(
     if segments * horizon:
         for i, bad in enumerate(poison):
             list(x.values())[i % 4].view(-1)[(seed + 7 * i) % (segments * horizon)] = bad
-    placed = {name: LAYOUTS[layout](tensor) for name, tensor in x.items()}
-    arguments = {"gamma": gamma, "gae_lambda": gae_lambda, "rho_clip": rho, "c_clip": c}
+    placed: dict[str, Any] = {name: LAYOUTS[layout](tensor) for name, tensor in x.items()}
+    arguments: dict[str, Any] = {"gamma": gamma, "gae_lambda": gae_lambda, "rho_clip": rho, "c_clip": c}
     assert same(ops.puff_advantage(**placed, **arguments), reference.puff_advantage(**x, **arguments))
 
 
@@ -233,7 +233,7 @@ def test_property_any_shape_layout_and_value(
     ],
 )
 def test_errors_name_argument_expectation_and_actual(
-    change: dict[str, object], error: type[Exception], message: str
+    change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     arguments = {
         **inputs((4, 5)),

@@ -17,7 +17,8 @@ import sys
 import torch
 from hotloop import _core
 paths = {{line.split()[-1] for line in open("/proc/self/maps") if "/" in line}}
-runtimes = sorted(p for p in paths if any(n in p.rsplit("/", 1)[-1] for n in ("libgomp", "libiomp", "libomp")))
+names = ("libgomp", "libiomp", "libomp")
+runtimes = sorted(p for p in paths if any(n in p.rsplit("/", 1)[-1] for n in names))
 print(len(runtimes), *runtimes)
 torch.set_num_threads(1)
 print(_core.openmp_max_threads())
@@ -28,12 +29,18 @@ print(_core.openmp_max_threads())
 
 def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
     )
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
-@pytest.mark.parametrize("imports", ["import torch, hotloop", "import hotloop, torch", "from hotloop import ops"])
+@pytest.mark.parametrize(
+    "imports", ["import torch, hotloop", "import hotloop, torch", "from hotloop import ops"]
+)
 def test_one_openmp_runtime_that_torch_governs(imports: str) -> None:
     result = run(PROGRAM.format(imports=imports))
     assert result.returncode == 0, result.stderr
@@ -44,11 +51,15 @@ def test_one_openmp_runtime_that_torch_governs(imports: str) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs readelf")
 def test_no_torch_library_and_no_private_openmp_is_linked() -> None:
-    listing = subprocess.run(["readelf", "-d", _core.__file__], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["readelf", "-d", _core.__file__], capture_output=True, text=True, check=True
+    ).stdout
     needed = [line.split("[")[1].rstrip("]") for line in listing.splitlines() if "(NEEDED)" in line]
     assert needed, listing
     assert not [name for name in needed if "torch" in name or "c10" in name]
-    assert [name for name in needed if "gomp" in name] == ["libgomp.so.1"], "a hashed name would be a private copy"
+    assert [name for name in needed if "gomp" in name] == ["libgomp.so.1"], (
+        "a hashed name would be a private copy"
+    )
     assert "RPATH" not in listing
     assert "RUNPATH" not in listing
 
@@ -76,7 +87,7 @@ def test_the_instruction_set_can_be_narrowed_by_the_environment() -> None:
     refused = run(program, HOTLOOP_ISA="sse9")
     assert refused.returncode != 0
     assert "HOTLOOP_ISA must be one of baseline" in refused.stderr
-    with pytest.raises(ValueError, match="set_isa: isa must be one of baseline.*got sse9"):
+    with pytest.raises(ValueError, match=r"set_isa: isa must be one of baseline.*got sse9"):
         _core.set_isa("sse9")
 
 

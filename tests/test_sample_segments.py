@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from hotloop import ops
 from hotloop.ops import reference
 
-KEY = {"seed": 11, "epoch": 3, "minibatch": 2}
+KEY: dict[str, Any] = {"seed": 11, "epoch": 3, "minibatch": 2}
 SIZES = (1, 2, 7, 8, 9, 31, 33, 127, 129)
 
 
@@ -27,7 +28,7 @@ def test_equals_reference(law: str, segments: int) -> None:
     priorities = torch.rand(segments, generator=torch.Generator().manual_seed(segments))
     for count in {0, 1, segments // 2, segments}:
         for seed in (0, 1, -5, 2**63 - 1):
-            key = {"seed": seed, "epoch": 3, "minibatch": 2}
+            key: dict[str, Any] = {"seed": seed, "epoch": 3, "minibatch": 2}
             actual = ops.sample_segments(priorities, segments, count, law=law, beta=0.7, **key)
             expected = reference.sample_segments(priorities, segments, count, law=law, beta=0.7, **key)
             assert torch.equal(actual[0], expected[0])
@@ -161,12 +162,12 @@ def test_strided_priorities_and_outputs() -> None:
         ({"out": (torch.zeros(4), torch.zeros(4))}, r"out\[0\] must be int64, got float32 \[4\]"),
     ],
 )
-def test_errors(change: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {
+def test_errors(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
         "priorities": torch.ones(8), "num_segments": 8, "count": 4, "law": "successive", **KEY,
         "out": (torch.full((4,), 77), torch.full((4,), 7.0)), **change,
     }  # fmt: skip
     with pytest.raises((ValueError, TypeError), match=f"sample_segments: {message}"):
-        ops.sample_segments(**arguments)  # type: ignore[arg-type]
+        ops.sample_segments(**arguments)
     if "out" not in change:
-        assert (arguments["out"][0] == 77).all()  # type: ignore[index]
+        assert (arguments["out"][0] == 77).all()

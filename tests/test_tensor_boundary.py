@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from hotloop import _core, ops
 from hotloop.ops import reference
 
 
-def arguments(**change: object) -> dict[str, object]:
+def arguments(**change: object) -> dict[str, Any]:
     g = torch.Generator().manual_seed(0)
-    base: dict[str, object] = {
+    base: dict[str, Any] = {
         "values": torch.randn(4, 6, generator=g),
         "rewards": torch.randn(4, 6, generator=g),
         "dones": torch.zeros(4, 6),
@@ -77,12 +78,14 @@ def test_meta_tensors_are_refused() -> None:
 
 def test_fake_tensors_take_the_dispatcher_and_never_the_kernel() -> None:
     with FakeTensorMode() as mode:
-        fakes = {n: mode.from_tensor(t) if isinstance(t, Tensor) else t for n, t in arguments().items()}
+        fakes: dict[str, Any] = {
+            n: mode.from_tensor(t) if isinstance(t, Tensor) else t for n, t in arguments().items()
+        }
         result = ops.puff_advantage(**fakes)
     assert type(result).__name__ == "FakeTensor"
     assert result.shape == (4, 6)
-    positional = (*fakes.values(), 1.0, 1.0, None, None, None)
-    assert _core.puff_advantage(*positional, result) is NotImplemented
+    positional: list[Any] = [*fakes.values(), 1.0, 1.0, None, None, None, result]
+    assert _core.puff_advantage(*positional) is NotImplemented
 
 
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
@@ -140,7 +143,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     gathered, target, buffer = torch.zeros(1, 6), torch.zeros(4, 6), torch.zeros(4, 6, 2)
     drawn = (torch.zeros(2, dtype=torch.int64), torch.zeros(2))
     read, last = torch.zeros(2, 1), ops.LastActions(4, dtype=torch.float32)
-    law = {"law": "sequential", "seed": 0, "epoch": 0, "minibatch": 0}
+    law: dict[str, Any] = {"law": "sequential", "seed": 0, "epoch": 0, "minibatch": 0}
     advantages = torch.zeros(4, 6)
     return {
         "puff_advantage": (advantages, lambda: ops.puff_advantage(**arguments(out=advantages))),
@@ -302,7 +305,9 @@ class Tagged(Tensor):
 
 
 def test_subclasses_give_the_same_numbers() -> None:
-    tagged = {n: t.as_subclass(Tagged) if isinstance(t, Tensor) else t for n, t in arguments().items()}
+    tagged: dict[str, Any] = {
+        n: t.as_subclass(Tagged) if isinstance(t, Tensor) else t for n, t in arguments().items()
+    }
     expected = reference.puff_advantage(**arguments())
     assert torch.equal(ops.puff_advantage(**tagged).as_subclass(Tensor), expected)
     assert torch.equal(ops.puff_advantage(**arguments(values=tagged["values"])).as_subclass(Tensor), expected)

@@ -1,7 +1,8 @@
 """Compiled kernels for the core training loop of on-policy reinforcement learning.
 
-`hotloop.ops` holds the native ops, `hotloop.CoreTrainingLoop` and `hotloop.Experience` the loop around a torch
-policy. Names are loaded when they are first used, so `import hotloop` costs no more than `import torch`.
+`hotloop.ops` holds the native ops, `hotloop.CoreTrainingLoop` and `hotloop.Experience` the loop around a
+torch policy. Names are loaded when they are first used, so `import hotloop` costs no more than `import
+torch`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import contextlib
 import importlib
 from typing import TYPE_CHECKING
 
-# torch comes first: the native module then finds torch's OpenMP runtime already mapped and shares it. Where torch
-# cannot be imported, whatever needs it says so, and `hotloop doctor` can still run and tell why.
+# torch comes first: the native module then finds torch's OpenMP runtime already mapped and shares it. Where
+# torch cannot be imported, whatever needs it says so, and `hotloop doctor` can still run and tell why.
 with contextlib.suppress(ImportError):
     import torch as _torch  # noqa: F401
 

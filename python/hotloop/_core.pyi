@@ -1,7 +1,7 @@
 """Native CPU kernels of hotloop; use them through `hotloop.ops`.
 
-The op functions take positional arguments only, check every one of them, write their outputs and return None, or
-NotImplemented where an argument is a tensor subclass that must go through torch's dispatcher.
+The op functions take positional arguments only, check every one of them, write their outputs and return None,
+or NotImplemented where an argument is a tensor subclass that must go through torch's dispatcher.
 """
 
 from collections.abc import Callable, Sequence

@@ -29,7 +29,7 @@ _TAGS = (torch.Tag.pt2_compliant_tag,)
 
 
 def _plain(value: Any) -> Any:
-    """Subclasses without a dispatch of their own reach an implementation as they are; the native code wants none."""
+    """Subclasses without a dispatch of their own get this far as they are; the native code wants none."""
     if isinstance(value, Tensor) and type(value) not in (Tensor, torch.nn.Parameter):
         return value.as_subclass(Tensor)
     if isinstance(value, (list, tuple)):
@@ -131,8 +131,8 @@ def require_tensor(op: str, argument: str, value: Any) -> None:
 def native_face(native: Callable[..., Any]) -> Callable[[_Function], _Function]:
     """Puts a C function in front of a Python face whose parameters are the native op's, `out` last.
 
-    It calls the native op where `out` is given and every tensor is a plain one, and the Python face otherwise: the
-    same behaviour, 0.4 us sooner. `torch.compile` traces the Python face.
+    It calls the native op where `out` is given and every tensor is a plain one, and the Python face
+    otherwise: the same behaviour, 0.4 us sooner. `torch.compile` traces the Python face.
     """
 
     def stand_in(function: _Function) -> _Function:

@@ -42,14 +42,14 @@ def puff_advantage(
 ) -> Tensor:
     """Advantages of segments whose rewards and dones are arrival-indexed.
 
-    `rewards[s, t]` and `dones[s, t]` arrive together with observation t: they are the outcome of action t-1, as
-    PufferLib's and Metta's buffers hold them. With w = `importance`::
+    `rewards[s, t]` and `dones[s, t]` arrive together with observation t: they are the outcome of action t-1,
+    as PufferLib's and Metta's buffers hold them. With w = `importance`::
 
         delta[t] = min(w[t], rho_clip) * (r[t+1] + gamma * (1 - d[t+1]) * V[t+1] - V[t])
         A[t]     = delta[t] + gamma * gae_lambda * min(w[t], c_clip) * (1 - d[t+1]) * A[t+1]
 
-    The last column is 0 unless what arrived at step T is given (`next_*`): then it is computed like every other.
-    It is GAE (Schulman et al. 2016) with the clipped ratios of V-trace (Espeholt et al. 2018), as in
+    The last column is 0 unless what arrived at step T is given (`next_*`): then it is computed like every
+    other. It is GAE (Schulman et al. 2016) with the clipped ratios of V-trace (Espeholt et al. 2018), as in
     PufferLib's `compute_puff_advantage`. NaN and inf propagate as the formula says, a NaN ratio too.
 
     Args:
@@ -70,7 +70,8 @@ def puff_advantage(
 
     Raises:
         TypeError: an argument is no CPU `torch.Tensor` or has an unsupported dtype.
-        ValueError: shapes differ, a scalar is out of range, an input requires grad, or `out` overlaps an input.
+        ValueError: shapes differ, a scalar is out of range, an input requires grad, or `out` overlaps an
+            input.
     """
     if out is None:
         out = _allocate(values)

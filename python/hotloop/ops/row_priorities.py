@@ -24,7 +24,9 @@ _OUT_OP = register(
 
 @native_face(_core.row_priorities)
 def row_priorities(advantages: Tensor, alpha: float = 1.0, *, out: Tensor | None = None) -> Tensor:
-    """`(sum_t |A[i, t]|) ** alpha` for every segment i: how PufferLib and Metta prioritise (after Schaul et al. 2016).
+    """`(sum_t |A[i, t]|) ** alpha` for every segment i.
+
+    It is how PufferLib and Metta prioritise, after prioritised experience replay (Schaul et al. 2016).
 
     Args:
         advantages: `[S, T]`, float32 or float64, any strides.

@@ -1,0 +1,84 @@
+# Everything is installed into .venv and built in place, once: a second call goes straight to work, and after a
+# change of C++ only what changed is compiled. Python 3.10 or newer and a C++17 compiler are all that must be there.
+
+PYTHON ?= python3
+# What each target hands on, such as ARGS="--seed 1 --device cpu" or PYTEST_ARGS="-k gae -x".
+ARGS ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+# For pip, such as an index of CPU builds of torch where there is no GPU (they are much smaller).
+PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements/constraints.txt $(PIP_ARGS)
+# The editable install and the rebuilds share their objects.
+NINJA := HOTLOOP_BUILD_DIR=build/ninja
+CPP := $(wildcard csrc/*/*)
+
+.PHONY: help train test bench lint format isa-check sanitize wheel-check clean distclean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make train        set up, then train CartPole-v1 to a mean return of 475  (ARGS=...)"
+	@echo "make test         set up, then run the tests                              (PYTEST_ARGS=...)"
+	@echo "make bench        set up, then run the benchmarks, under 5 minutes        (BENCH_ARGS=...)"
+	@echo "make lint         ruff, mypy --strict, clang-format; make format repairs what can be repaired"
+	@echo "make isa-check    no AVX code can leak into the path for older processors"
+	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
+	@echo "make clean        remove what was built; make distclean removes .venv too"
+
+train: $(VENV)/.extra-train $(VENV)/.native
+	$(BIN)/hotloop train --stop-at-return 475 $(ARGS)
+
+test: $(VENV)/.extra-test $(VENV)/.native
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.extra-bench $(VENV)/.native
+	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+
+lint: $(VENV)/.extra-dev $(VENV)/.native
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cuh %.cu,$(CPP))
+
+format: $(VENV)/.extra-dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(filter %.h %.cpp %.cuh %.cu,$(CPP))
+
+isa-check: $(VENV)/.native
+	$(BIN)/python tools/check_isa_symbols.py build/ninja
+
+sanitize: $(VENV)/.extra-test
+	tools/sanitize.sh $(BIN)/python
+
+wheel-check: $(VENV)/.extra-test
+	$(BIN)/python tools/check_wheel.py
+
+# Stamps. torch comes first and pinned: the later installs find their requirement met and leave it alone.
+$(VENV)/.base: requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hotloop needs Python 3.10 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch setuptools pybind11 ninja
+	touch $@
+
+$(VENV)/.extra-%: $(VENV)/.base pyproject.toml
+	$(NINJA) $(PIP) --no-build-isolation -e '.[$*]'
+	touch $@
+
+# The folders are named too: their times change when a file is added or removed.
+$(VENV)/.native: $(VENV)/.base setup.py $(CPP) $(wildcard csrc/*)
+	$(NINJA) $(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf build dist python/hotloop/*.so python/*.egg-info $(VENV)/.native
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	find python tests tools benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

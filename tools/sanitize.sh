@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs the tests of every native op, and of the tensor boundary, on a build with AddressSanitizer and
+# UndefinedBehaviorSanitizer. The instrumented package lies under build/sanitize; the usual one is left alone.
+#
+# usage: tools/sanitize.sh PYTHON [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=$1
+shift
+site=build/sanitize/site
+
+# objects stay, so that only what changed is compiled; the packed Python files must not be those of another day
+rm -rf build/sanitize/lib* build/sanitize/bdist* "$site"
+env -u HOTLOOP_BUILD_DIR HOTLOOP_SANITIZE=address,undefined "$python" -m pip install -q --disable-pip-version-check \
+  --no-deps --no-build-isolation --target "$site" .
+
+runtime() { "${CXX:-c++}" -print-file-name="$1"; }
+# libstdc++ goes with it: AddressSanitizer must find __cxa_throw when it starts, and Python itself is no C++ program
+export LD_PRELOAD="$(runtime libasan.so) $(runtime libstdc++.so.6)"
+# leaks: the interpreter and torch keep memory until the process ends, on purpose
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+export PYTHONPATH=$PWD/$site
+
+"$python" - <<'PYTHON'
+import pathlib
+from hotloop import _core
+
+assert "sanitize" in _core.__file__, f"{_core.__file__} is not the instrumented build"
+mapped = pathlib.Path("/proc/self/maps").read_text()
+assert "libasan" in mapped and "libubsan" in mapped, "the module is not instrumented"
+PYTHON
+
+tests=(tests/test_tensor_boundary.py)
+for binding in csrc/bind/bind_*.cpp; do
+  op=$(basename "$binding" .cpp)
+  tests+=("tests/test_${op#bind_}.py")
+done
+"$python" -m pytest -q -p no:cacheprovider "${tests[@]}" "$@"
