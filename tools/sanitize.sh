@@ -35,4 +35,5 @@ for binding in csrc/bind/bind_*.cpp; do
   op=$(basename "$binding" .cpp)
   tests+=("tests/test_${op#bind_}.py")
 done
-"$python" -m pytest -q -p no:cacheprovider "${tests[@]}" "$@"
+# a finding aborts the process: only with the file descriptors left alone does its report reach the terminal
+"$python" -u -m pytest -q --capture=sys -p no:cacheprovider "${tests[@]}" "$@"
