@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from interleave import interleaved, report, save
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from hotloop import ops
 from hotloop.ops import reference
+from interleave import interleaved, report, save
 
 
 @pytest.mark.usefixtures("one_thread")

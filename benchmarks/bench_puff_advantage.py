@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from interleave import Timing, interleaved, report, save
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from hotloop import ops
 from hotloop.ops import reference
+from interleave import Timing, interleaved, report, save
 
 SHAPES = [(64, 64), (1024, 64), (4096, 128), (16384, 64), (64, 2048)]
 GROUPS: dict[str, dict[str, Timing]] = {}
