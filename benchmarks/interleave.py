@@ -1,4 +1,4 @@
-"""Timing contestants in turn: A B C A B C ..., so that a machine whose speed drifts slows all of them alike."""
+"""Timing contestants in turn, A B C A B C ...: a machine whose speed drifts slows all of them alike."""
 
 from __future__ import annotations
 

@@ -317,8 +317,8 @@ def test_subclasses_give_the_same_numbers() -> None:
 
 
 def test_large_work_releases_the_gil() -> None:
-    # Strided float64, so that one call takes some 100 ms. Were the GIL held, this thread would stand still for a
-    # whole call; on a busy machine it may be kept waiting by others, so one good attempt is enough.
+    # Strided float64, so that one call takes some 100 ms. Were the GIL held, this thread would stand still
+    # for a whole call; on a busy machine others may keep it waiting, so one good attempt is enough.
     x = torch.randn(1024, 4096, dtype=torch.float64)[:, ::2]
     out = torch.empty_like(x)
 
