@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench lint format isa-check sanitize wheel-check clean distclean
+.PHONY: help train test bench lint format isa-check sanitize wheel-check peers clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -28,6 +28,7 @@ help:
 	@echo "make isa-check    no AVX code can leak into the path for older processors"
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
+	@echo "make peers        install what tests marked peers compare with, and run those"
 	@echo "make clean        remove what was built; make distclean removes .venv too"
 
 train: $(VENV)/.extra-train $(VENV)/.native
@@ -58,6 +59,11 @@ sanitize: $(VENV)/.extra-test
 
 wheel-check: $(VENV)/.extra-test
 	$(BIN)/python tools/check_wheel.py
+
+# pufferlib-core pins another torch, so it is no extra; its compiled op is all that is compared with.
+peers: $(VENV)/.extra-test $(VENV)/.extra-peers $(VENV)/.native
+	PUFFERLIB_DISABLE_CUDA=1 $(PIP) --no-deps --no-build-isolation --no-binary pufferlib-core pufferlib-core==3.0.23
+	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
 # Stamps. torch comes first and pinned: the later installs find their requirement met and leave it alone.
 $(VENV)/.base: requirements/constraints.txt
