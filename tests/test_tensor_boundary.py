@@ -318,8 +318,8 @@ def test_subclasses_give_the_same_numbers() -> None:
 
 
 def test_large_work_releases_the_gil() -> None:
-    # Strided float64, so that one call takes some 100 ms. Were the GIL held, this thread would stand still for
-    # about as long as the call; on a busy machine others may keep it waiting, so one good call is enough.
+    # Strided float64, so that one call takes some 100 ms. Were the GIL held, this thread would stand still
+    # for as long as the call; on a busy machine others may keep it waiting, so one good call is enough.
     x = torch.randn(1024, 8192, dtype=torch.float64)[:, ::2]
     out = torch.empty_like(x)
     spans: list[tuple[float, float]] = []
