@@ -1,0 +1,39 @@
+"""The slow, obvious twin of every op, in plain torch.
+
+These definitions are what the native kernels are tested against. They are written to be read: a loop over
+time where the formula has one, no vectorisation tricks, no reuse of buffers. Signatures equal those of
+`hotloop.ops`.
+
+Arithmetic is done in the dtype of `values` (`advantages` for priorities), one rounding per operation, in the
+order of the formulas, so that a float32 kernel that keeps the order agrees to the last bit.
+"""
+
+from __future__ import annotations
+
+from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
+from hotloop.ops.reference.movement import LastActions, RowCursors, gather, scatter_, store_
+from hotloop.ops.reference.sampling import (
+    STREAM_PERMUTATION,
+    STREAM_RACE,
+    permutation,
+    philox4x32,
+    random_bits64,
+    sample_segments,
+)
+
+__all__ = [
+    "STREAM_PERMUTATION",
+    "STREAM_RACE",
+    "LastActions",
+    "RowCursors",
+    "gae",
+    "gather",
+    "permutation",
+    "philox4x32",
+    "puff_advantage",
+    "random_bits64",
+    "row_priorities",
+    "sample_segments",
+    "scatter_",
+    "store_",
+]
