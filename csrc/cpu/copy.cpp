@@ -89,11 +89,63 @@ void cast(DType to_dtype, DType from_dtype, char* to, int64_t to_stride, const c
   }
 }
 
+// To a floating dtype, times a factor: float arithmetic, double where either side is float64.
+template <class To, class Real>
+struct Scaled {
+  template <class From>
+  static To from(From x, Real scale) {
+    return Cast<To>::from(static_cast<Real>(baseline::convert<Real>(x) * scale));
+  }
+};
+
+template <class To, class From, class Real>
+void scale_run(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t count, double factor) {
+  To* out = reinterpret_cast<To*>(to);
+  const From* in = reinterpret_cast<const From*>(from);
+  const Real scale = static_cast<Real>(factor);
+  if (to_stride == 1 && from_stride == 1) {
+    for (int64_t i = 0; i < count; ++i) out[i] = Scaled<To, Real>::from(in[i], scale);
+  } else {
+    for (int64_t i = 0; i < count; ++i) {
+      out[i * to_stride] = Scaled<To, Real>::from(in[i * from_stride], scale);
+    }
+  }
+}
+
+template <class To, class Real>
+void scale_from(DType from_dtype, char* to, int64_t to_stride, const char* from, int64_t from_stride,
+                int64_t count, double scale) {
+  switch (from_dtype) {
+    case DType::b8: return scale_run<To, Bool8, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::u8: return scale_run<To, uint8_t, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::i8: return scale_run<To, int8_t, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::i16: return scale_run<To, int16_t, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::i32: return scale_run<To, int32_t, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::i64: return scale_run<To, int64_t, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::f16: return scale_run<To, Float16, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::bf16: return scale_run<To, BFloat16, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::f32: return scale_run<To, float, Real>(to, to_stride, from, from_stride, count, scale);
+    case DType::f64: return scale_run<To, double, double>(to, to_stride, from, from_stride, count, scale);
+  }
+}
+
+void scaled_cast(DType to_dtype, DType from_dtype, char* to, int64_t to_stride, const char* from,
+                 int64_t from_stride, int64_t count, double scale) {
+  switch (to_dtype) {
+    case DType::f16: return scale_from<Float16, float>(from_dtype, to, to_stride, from, from_stride, count, scale);
+    case DType::bf16:
+      return scale_from<BFloat16, float>(from_dtype, to, to_stride, from, from_stride, count, scale);
+    case DType::f32: return scale_from<float, float>(from_dtype, to, to_stride, from, from_stride, count, scale);
+    case DType::f64: return scale_from<double, double>(from_dtype, to, to_stride, from, from_stride, count, scale);
+    default: return cast(to_dtype, from_dtype, to, to_stride, from, from_stride, count);
+  }
+}
+
 void copy_dims(const RowCopy& plan, int dim, char* to, const char* from) {
   if (dim + 1 >= plan.ndim) {
     const bool scalar = plan.ndim == 0;
-    cast(plan.to, plan.from, to, scalar ? 1 : plan.to_stride[dim], from, scalar ? 1 : plan.from_stride[dim],
-         scalar ? 1 : plan.shape[dim]);
+    copy_run(plan, to, scalar ? 1 : plan.to_stride[dim], from, scalar ? 1 : plan.from_stride[dim],
+             scalar ? 1 : plan.shape[dim]);
     return;
   }
   for (int64_t i = 0; i < plan.shape[dim]; ++i) {
@@ -104,8 +156,9 @@ void copy_dims(const RowCopy& plan, int dim, char* to, const char* from) {
 
 }  // namespace
 
-RowCopy plan_row_copy(const View& to, int to_skip, const View& from, int from_skip) {
+RowCopy plan_row_copy(const View& to, int to_skip, const View& from, int from_skip, double scale) {
   RowCopy plan;
+  plan.scale = scale;
   plan.to = to.dtype;
   plan.from = from.dtype;
   for (int i = 0; i + to_skip < to.ndim; ++i) {
@@ -124,13 +177,19 @@ RowCopy plan_row_copy(const View& to, int to_skip, const View& from, int from_sk
       ++plan.ndim;
     }
   }
-  if (plan.to == plan.from) {
+  if (plan.to == plan.from && scale == 1.0) {
     if (plan.ndim == 0) plan.contiguous_bytes = itemsize(plan.to);
     if (plan.ndim == 1 && plan.to_stride[0] == 1 && plan.from_stride[0] == 1) {
       plan.contiguous_bytes = plan.shape[0] * itemsize(plan.to);
     }
   }
   return plan;
+}
+
+void copy_run(const RowCopy& plan, char* to, int64_t to_stride, const char* from, int64_t from_stride,
+              int64_t count) {
+  if (plan.scale == 1.0) return cast(plan.to, plan.from, to, to_stride, from, from_stride, count);
+  scaled_cast(plan.to, plan.from, to, to_stride, from, from_stride, count, plan.scale);
 }
 
 void copy_row(const RowCopy& plan, char* to, const char* from) {

@@ -1,0 +1,82 @@
+#include "move.h"
+
+#include <cstring>
+
+#include "parallel.h"
+
+namespace hotloop {
+namespace {
+
+constexpr int64_t kBlocks = 16;  // row blocks per leaf: enough to balance threads, few enough to stay cheap
+
+struct Identity {
+  int64_t operator[](int64_t i) const { return i; }
+};
+
+// A row of known size is one move instead of a call.
+template <int64_t kBytes, class ToRows, class FromRows>
+void move_fixed(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    std::memcpy(m.to + to_rows[i] * m.to_step, m.from + from_rows[i] * m.from_step, kBytes);
+  }
+}
+
+template <class ToRows, class FromRows>
+void move_leaf(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t begin, int64_t end) {
+  switch (m.row.contiguous_bytes) {
+    case 1: return move_fixed<1>(m, to_rows, from_rows, begin, end);
+    case 2: return move_fixed<2>(m, to_rows, from_rows, begin, end);
+    case 4: return move_fixed<4>(m, to_rows, from_rows, begin, end);
+    case 8: return move_fixed<8>(m, to_rows, from_rows, begin, end);
+    default: break;
+  }
+  for (int64_t i = begin; i < end; ++i) {
+    copy_row(m.row, m.to + to_rows[i] * m.to_step, m.from + from_rows[i] * m.from_step);
+  }
+}
+
+void move_in_order(const RowMove& m, int64_t begin, int64_t end) {
+  const int64_t bytes = m.row.contiguous_bytes;
+  if (bytes != 0 && m.to_step == bytes && m.from_step == bytes) {
+    std::memcpy(m.to + begin * bytes, m.from + begin * bytes, static_cast<size_t>((end - begin) * bytes));
+  } else if (bytes == 0 && m.row.ndim == 0) {  // rows of one number that is converted: a strided run
+    copy_run(m.row, m.to + begin * m.to_step, m.to_step / itemsize(m.row.to), m.from + begin * m.from_step,
+             m.from_step / itemsize(m.row.from), end - begin);
+  } else {
+    move_leaf(m, Identity{}, Identity{}, begin, end);
+  }
+}
+
+}  // namespace
+
+RowMove plan_move(const View& to, int to_skip, const View& from, int from_skip, double scale) {
+  RowMove move;
+  move.row = plan_row_copy(to, to_skip, from, from_skip, scale);
+  move.to = to.data;
+  move.from = from.data;
+  move.to_step = to.stride[to_skip - 1] * itemsize(to.dtype);
+  move.from_step = from.stride[from_skip - 1] * itemsize(from.dtype);
+  return move;
+}
+
+void move_rows(const std::vector<RowMove>& moves, const int64_t* to_rows, const int64_t* from_rows, int64_t count,
+               int64_t bytes) {
+  const int64_t leaves = static_cast<int64_t>(moves.size());
+  const auto rows = [&](const RowMove& move, int64_t begin, int64_t end) {
+    if (to_rows != nullptr && from_rows != nullptr) return move_leaf(move, to_rows, from_rows, begin, end);
+    if (to_rows != nullptr) return move_leaf(move, to_rows, Identity{}, begin, end);
+    if (from_rows != nullptr) return move_leaf(move, Identity{}, from_rows, begin, end);
+    move_in_order(move, begin, end);
+  };
+  if (to_rows != nullptr || bytes < kSerialGrainBytes) {
+    for (const RowMove& move : moves) rows(move, 0, count);
+    return;
+  }
+  // Blocks of rows outside, leaves inside: every thread gets its share of the wide leaf.
+  baseline::parallel_blocks(kBlocks * leaves, bytes, [&](int64_t task) {
+    const int64_t block = task / leaves;
+    rows(moves[static_cast<size_t>(task % leaves)], block * count / kBlocks, (block + 1) * count / kBlocks);
+  });
+}
+
+}  // namespace hotloop
