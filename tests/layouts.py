@@ -13,6 +13,9 @@ SHAPES = [(s, t) for s in (0, 1, 7, 8, 9, 33) for t in SIZES] + [(257, 3), (300,
 FLAG_DTYPES = (torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+
+
 def contiguous(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.ops import reference
-from layouts import FLAG_DTYPES, LAYOUTS, SHAPES, random_flags, same
+from layouts import FLAG_DTYPES, HALF_DTYPES, LAYOUTS, SHAPES, random_flags, same
 
 DISCOUNT: dict[str, Any] = {"gamma": 0.97, "gae_lambda": 0.9}
 SMALL_SHAPES = [shape for shape in SHAPES if shape[0] * shape[1] <= 1200]  # the reference walks single steps
@@ -81,6 +81,20 @@ def test_flag_dtypes(flag_dtype: torch.dtype, isa: str) -> None:
     for name in ("terminated", "truncated", "valid"):
         x[name] = x[name].to(flag_dtype)
     assert_same(ops.gae(**x, **DISCOUNT), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
+def test_half_precision_values_are_computed_in_float32_and_rounded_once(
+    dtype: torch.dtype, layout: str, isa: str
+) -> None:
+    x: dict[str, Any] = {n: t.to(dtype) if t.is_floating_point() else t for n, t in inputs((9, 141)).items()}
+    wide: dict[str, Any] = {n: t.float() if t.is_floating_point() else t for n, t in x.items()}
+    placed: dict[str, Any] = {n: LAYOUTS[layout](t) if t.ndim == 2 else t for n, t in x.items()}
+    result = ops.gae(**placed, **DISCOUNT)
+    advantages, returns = ops.gae(**wide, **DISCOUNT)
+    assert_same(result, (advantages.to(dtype), returns.to(dtype)))
+    assert_same(result, reference.gae(**x, **DISCOUNT))
 
 
 def test_lambda_one_is_the_monte_carlo_return() -> None:
@@ -207,7 +221,7 @@ def test_property_any_shape_and_layout(
             ValueError,
             r"rewards must be \[N, T\] = \[4, 5\], got float32 \[4, 6\]",
         ),
-        ({"values": torch.zeros(4, 5, dtype=torch.float16)}, TypeError, "values must be float32 or float64"),
+        ({"values": torch.zeros(4, 5, dtype=torch.int32)}, TypeError, "values must be of a floating dtype"),
         (
             {"terminated": torch.zeros(4, 5).int()},
             TypeError,

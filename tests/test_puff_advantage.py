@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hotloop import ops
 from hotloop.ops import reference
-from layouts import FLAG_DTYPES, LAYOUTS, SHAPES, random_flags, same
+from layouts import FLAG_DTYPES, HALF_DTYPES, LAYOUTS, SHAPES, random_flags, same
 
 GAMMA, LAMBDA, RHO, C = 0.97, 0.9, 1.1, 0.95
 
@@ -89,6 +89,23 @@ def test_rewards_and_importance_of_another_floating_dtype(input_dtype: torch.dty
         ops.puff_advantage(**x, gamma=GAMMA, gae_lambda=LAMBDA),
         reference.puff_advantage(**x, gamma=GAMMA, gae_lambda=LAMBDA),
     )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(9, 33), (33, 129), (257, 9)], ids=str)
+def test_half_precision_values_are_computed_in_float32_and_rounded_once(
+    shape: tuple[int, int], dtype: torch.dtype, layout: str, isa: str
+) -> None:
+    x = {name: tensor.to(dtype) for name, tensor in inputs(shape).items()}
+    x["values"][0, :3] = torch.tensor([math.nan, math.inf, 6e4]).to(dtype)
+    x["values"][1] *= 1e-6  # subnormal in float16
+    wide = {name: tensor.float() for name, tensor in x.items()}
+    placed: dict[str, Any] = {name: LAYOUTS[layout](tensor) for name, tensor in x.items()}
+    out = LAYOUTS[layout](torch.zeros(shape, dtype=dtype))
+    assert ops.puff_advantage(**placed, gamma=GAMMA, gae_lambda=LAMBDA, out=out) is out
+    assert same(out, ops.puff_advantage(**wide, gamma=GAMMA, gae_lambda=LAMBDA).to(dtype))
+    assert same(out, reference.puff_advantage(**x, gamma=GAMMA, gae_lambda=LAMBDA))
 
 
 def test_lambda_one_telescopes_to_the_monte_carlo_return() -> None:
@@ -206,7 +223,7 @@ def test_property_any_shape_layout_and_value(
         (
             {"values": torch.zeros(4, 5, dtype=torch.int32)},
             TypeError,
-            "values must be float32 or float64, got int32",
+            "values must be of a floating dtype, got int32",
         ),
         (
             {"dones": torch.zeros(4, 5, dtype=torch.int64)},

@@ -7,7 +7,7 @@ import torch
 
 from hotloop import _core, ops
 from hotloop.ops import reference
-from layouts import LAYOUTS, SHAPES, same
+from layouts import HALF_DTYPES, LAYOUTS, SHAPES, same
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -41,6 +41,22 @@ def test_sums_are_accurate() -> None:
     assert ops.row_priorities(advantages).item() == pytest.approx(exact, rel=2e-5)
 
 
+@pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_half_precision_is_summed_in_float32_and_rounded_once(
+    dtype: torch.dtype, layout: str, isa: str
+) -> None:
+    advantages = torch.randn(9, 700).to(dtype)
+    advantages[3] = 1000.0  # 7e5 is more than float16 holds
+    expected = ops.row_priorities(advantages.float(), 1.0).to(dtype)
+    if dtype == torch.float16:
+        expected[3] = 0.0
+    assert torch.equal(ops.row_priorities(LAYOUTS[layout](advantages), 1.0), expected)
+    edge = torch.full((1, 1), 3.3e38).to(torch.bfloat16)
+    assert ops.row_priorities(edge).isfinite().all()
+    assert ops.row_priorities(edge.expand(1, 2)).item() == 0.0
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_rows_that_are_not_finite_count_as_zero(alpha: float) -> None:
     advantages = torch.ones(5, 20)
@@ -67,7 +83,7 @@ def test_bits_do_not_depend_on_threads(threads: None) -> None:
     ("args", "error", "message"),
     [
         ((torch.zeros(3),), ValueError, r"advantages must be \[S, T\], got float32 \[3\]"),
-        ((torch.zeros(3, 2).int(),), TypeError, "advantages must be float32 or float64, got int32"),
+        ((torch.zeros(3, 2).int(),), TypeError, "advantages must be of a floating dtype, got int32"),
         ((torch.zeros(3, 2), -1.0), ValueError, "alpha must be >= 0"),
         ((torch.zeros(3, 2), None), TypeError, "alpha must be a number, got NoneType"),
     ],

@@ -50,7 +50,7 @@ void gae_checked(PyObject* const* args) {
 
   const char* layout = time_major ? "[T, N]" : "[N, T]";
   expect_ndim(kOp, "values", v, 2, layout);
-  expect_float(kOp, "values", v);
+  expect_real(kOp, "values", v);
   const int64_t d0 = v.shape[0], d1 = v.shape[1];
   const int64_t rows = time_major ? d1 : d0, horizon = time_major ? d0 : d1;
   expect_shape(kOp, "rewards", r, {d0, d1}, layout);

@@ -33,7 +33,7 @@ void puff_advantage_checked(PyObject* const* args) {
   const View a = read_tensor(kOp, "out", out);
 
   expect_ndim(kOp, "values", v, 2, "[S, T]");
-  expect_float(kOp, "values", v);
+  expect_real(kOp, "values", v);
   const int64_t segments = v.shape[0], horizon = v.shape[1];
   expect_shape(kOp, "rewards", r, {segments, horizon}, "[S, T]");
   expect_real(kOp, "rewards", r);

@@ -17,7 +17,7 @@ void row_priorities_checked(PyObject* const* args) {
   const View a = read_tensor(kOp, "advantages", advantages);
   const View w = read_tensor(kOp, "out", out);
   expect_ndim(kOp, "advantages", a, 2, "[S, T]");
-  expect_float(kOp, "advantages", a);
+  expect_real(kOp, "advantages", a);
   expect_shape(kOp, "out", w, {a.shape[0]}, "[S]");
   expect_dtype(kOp, "out", w, a.dtype);
   expect_no_self_overlap(kOp, "out", w);

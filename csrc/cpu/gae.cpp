@@ -104,6 +104,7 @@ void run(const GaeParams& p) {
 
 }  // namespace
 
+// Half-precision values are computed in float and rounded once, when they are stored.
 void gae(const GaeParams& p) {
   if (p.values.dtype == DType::f64) {
     run<double>(p);

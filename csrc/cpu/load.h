@@ -78,31 +78,38 @@ static inline const To* load_along_rows(const Matrix& m, int64_t row, int64_t t,
   return load_run(m, row * m.row_stride + t * m.time_stride, m.row_stride, count, scratch);
 }
 
+static inline void narrow(double x, float* out) { *out = static_cast<float>(x); }
+static inline void narrow(double x, double* out) { *out = x; }
+static inline void narrow(float x, float* out) { *out = x; }
+static inline void narrow(float x, double* out) { *out = static_cast<double>(x); }
+template <class From>
+static inline void narrow(From x, BFloat16* out) {
+  *out = to_bfloat16(static_cast<float>(x));
+}
+template <class From>
+static inline void narrow(From x, Float16* out) {
+  *out = to_float16(static_cast<float>(x));
+}
+
+template <class To, class From>
+static inline void narrow_run(const From* __restrict in, int64_t stride, int64_t count, char* data) {
+  To* __restrict out = reinterpret_cast<To*>(data);
+  if (stride == 1) {
+    for (int64_t i = 0; i < count; ++i) narrow(in[i], &out[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) narrow(in[i], &out[i * stride]);
+  }
+}
+
 template <class From>
 HL_NOINLINE static void store_run(const Matrix& m, int64_t offset, int64_t stride, int64_t count, const From* in) {
   char* data = const_cast<char*>(m.data) + offset * itemsize(m.dtype);
   switch (m.dtype) {
-    case DType::f32: {
-      float* out = reinterpret_cast<float*>(data);
-      for (int64_t i = 0; i < count; ++i) out[i * stride] = static_cast<float>(in[i]);
-      break;
-    }
-    case DType::f64: {
-      double* out = reinterpret_cast<double*>(data);
-      for (int64_t i = 0; i < count; ++i) out[i * stride] = static_cast<double>(in[i]);
-      break;
-    }
-    case DType::bf16: {
-      BFloat16* out = reinterpret_cast<BFloat16*>(data);
-      for (int64_t i = 0; i < count; ++i) out[i * stride] = to_bfloat16(static_cast<float>(in[i]));
-      break;
-    }
-    case DType::f16: {
-      Float16* out = reinterpret_cast<Float16*>(data);
-      for (int64_t i = 0; i < count; ++i) out[i * stride] = to_float16(static_cast<float>(in[i]));
-      break;
-    }
-    default: break;
+    case DType::f32: narrow_run<float>(in, stride, count, data); break;
+    case DType::f64: narrow_run<double>(in, stride, count, data); break;
+    case DType::bf16: narrow_run<BFloat16>(in, stride, count, data); break;
+    case DType::f16: narrow_run<Float16>(in, stride, count, data); break;
+    default: break;  // refused at the boundary
   }
 }
 

@@ -112,6 +112,7 @@ void run(const PuffAdvantageParams& p) {
 
 }  // namespace
 
+// Half-precision values are computed in float and rounded once, when they are stored.
 void puff_advantage(const PuffAdvantageParams& p) {
   if (p.values.dtype == DType::f64) {
     run<double>(p);

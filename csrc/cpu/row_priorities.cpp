@@ -9,8 +9,8 @@ namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t kSumLanes = 16;   // partial sums, the same number on every instruction set: same bits everywhere
-constexpr int64_t kRun = 256;       // a multiple of kSumLanes, so that step t always falls into lane t % 16
+constexpr int64_t kSumLanes = 16;  // partial sums, the same number on every instruction set: same bits everywhere
+constexpr int64_t kRun = 256;  // a multiple of kSumLanes, so that step t always falls into lane t % 16
 constexpr int64_t kRowsPerBlock = 16;
 
 template <class T>
@@ -31,8 +31,16 @@ T sum_of_magnitudes(const Matrix& m, int64_t row, int64_t horizon, T* scratch) {
   return lane[0];
 }
 
+// From here on rounding to the dtype gives infinity.
+double overflow_threshold(DType dtype) {
+  if (dtype == DType::f16) return 65520.0;
+  if (dtype == DType::bf16) return 0x1.ffp127;
+  return HUGE_VAL;
+}
+
 template <class T>
 void run(const RowPrioritiesParams& p) {
+  const T overflow = static_cast<T>(overflow_threshold(p.priorities.dtype));
   const T alpha = static_cast<T>(p.alpha);
   const int64_t bytes = p.rows * p.horizon * static_cast<int64_t>(sizeof(T));
   parallel_blocks((p.rows + kRowsPerBlock - 1) / kRowsPerBlock, bytes, [&](int64_t block) {
@@ -43,7 +51,7 @@ void run(const RowPrioritiesParams& p) {
       const T total = sum_of_magnitudes(p.advantages, row, p.horizon, scratch);
       T priority = alpha == T(1) ? total : ::pow(total, alpha);
       // x - x is 0 for finite x only
-      if (!(total - total == T(0)) || !(priority - priority == T(0))) priority = T(0);
+      if (!(total - total == T(0)) || !(priority - priority == T(0)) || priority >= overflow) priority = T(0);
       store_along_rows(p.priorities, row, 0, 1, &priority);
     }
   });
@@ -51,6 +59,7 @@ void run(const RowPrioritiesParams& p) {
 
 }  // namespace
 
+// Half-precision values are computed in float and rounded once, when they are stored.
 void row_priorities(const RowPrioritiesParams& p) {
   if (p.advantages.dtype == DType::f64) {
     run<double>(p);

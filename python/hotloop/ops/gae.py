@@ -53,7 +53,8 @@ def gae(
 
     Args:
         rewards: `[N, T]` (`[T, N]` with `time_major`), floating.
-        values: the same shape, float32 or float64; the arithmetic is done in this dtype.
+        values: the same shape, floating. The arithmetic is done in its dtype; in float32 for bfloat16 and
+            float16, and the results are rounded once, as `.to()` rounds.
         terminated, truncated: the same shape, bool, uint8 or floating.
         last_values: `[N]`, V of the observation after the last step.
         truncation_values: the same shape, V of the final observation where `truncated`; not read elsewhere.

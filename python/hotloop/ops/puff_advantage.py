@@ -53,7 +53,8 @@ def puff_advantage(
     PufferLib's `compute_puff_advantage`. NaN and inf propagate as the formula says, a NaN ratio too.
 
     Args:
-        values: `[S, T]` float32 or float64; the arithmetic is done in this dtype.
+        values: `[S, T]`, floating. The arithmetic is done in its dtype; in float32 for bfloat16 and float16,
+            and the result is rounded once, as `.to()` rounds.
         rewards: `[S, T]`, floating.
         dones: `[S, T]`, bool, uint8 or floating: 1 where an episode ended.
         importance: `[S, T]`, floating: pi_new(a) / pi_old(a); ones for plain GAE.

@@ -29,12 +29,12 @@ def row_priorities(advantages: Tensor, alpha: float = 1.0, *, out: Tensor | None
     It is how PufferLib and Metta prioritise, after prioritised experience replay (Schaul et al. 2016).
 
     Args:
-        advantages: `[S, T]`, float32 or float64, any strides.
+        advantages: `[S, T]`, floating, any strides; bfloat16 and float16 are summed in float32.
         alpha: 0 for uniform, 1 for proportional; >= 0.
         out: `[S]`, dtype of `advantages`.
 
     Returns:
-        `[S]`, >= 0. A segment whose sum or power is NaN or infinite counts as 0.
+        `[S]`, >= 0. A segment whose sum or power is NaN, infinite or too large for the dtype counts as 0.
 
     Raises:
         TypeError, ValueError: see `hotloop.ops.puff_advantage`.

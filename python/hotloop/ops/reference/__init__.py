@@ -5,7 +5,8 @@ time where the formula has one, no vectorisation tricks, no reuse of buffers. Si
 `hotloop.ops`.
 
 Arithmetic is done in the dtype of `values` (`advantages` for priorities), one rounding per operation, in the
-order of the formulas, so that a float32 kernel that keeps the order agrees to the last bit.
+order of the formulas, so that a float32 kernel that keeps the order agrees to the last bit. bfloat16 and
+float16 are widened to float32, and the result is rounded once.
 """
 
 from __future__ import annotations

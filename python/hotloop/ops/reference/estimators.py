@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def _arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which an estimator computes: half-precision tensors are widened and rounded once."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def puff_advantage(
     values: Tensor,
     rewards: Tensor,
@@ -23,8 +28,8 @@ def puff_advantage(
 ) -> Tensor:
     """Arrival-indexed V-trace-clipped GAE on `[S, T]`; see `hotloop.ops.puff_advantage`."""
     segments, horizon = values.shape
-    dtype = values.dtype
-    rewards, importance, dones = rewards.to(dtype), importance.to(dtype), dones.to(dtype)
+    result_dtype, dtype = values.dtype, _arithmetic(values.dtype)
+    values, rewards, importance, dones = values.to(dtype), rewards.to(dtype), importance.to(dtype), dones.to(dtype)
     gamma_t = torch.tensor(gamma, dtype=dtype)
     decay = gamma_t * torch.tensor(gae_lambda, dtype=dtype)
     advantages = torch.zeros(segments, horizon, dtype=dtype)
@@ -33,7 +38,7 @@ def puff_advantage(
         if t + 1 < horizon:
             value_next, reward_next, done_next = values[:, t + 1], rewards[:, t + 1], dones[:, t + 1]
         elif next_values is not None and next_rewards is not None and next_dones is not None:
-            value_next, reward_next, done_next = next_values, next_rewards.to(dtype), next_dones.to(dtype)
+            value_next, reward_next, done_next = next_values.to(dtype), next_rewards.to(dtype), next_dones.to(dtype)
         else:
             continue  # nothing is known of what arrives after the last step: the column stays zero
         alive = 1 - done_next
@@ -42,6 +47,7 @@ def puff_advantage(
         delta = rho * (reward_next + gamma_t * alive * value_next - values[:, t])
         trace = delta + decay * c * alive * trace
         advantages[:, t] = trace
+    advantages = advantages.to(result_dtype)
     return advantages if out is None else out.copy_(advantages)
 
 
@@ -67,7 +73,8 @@ def gae(
         valid = None if valid is None else valid.T
     if truncated is not None and truncation_values is None and truncated.any():
         raise ValueError("gae: truncation_values must be given when truncated has true entries, got None")
-    dtype = values.dtype
+    result_dtype, dtype = values.dtype, _arithmetic(values.dtype)
+    values = values.to(dtype)
     rows, horizon = values.shape
     gamma_t = torch.tensor(gamma, dtype=dtype)
     decay = gamma_t * torch.tensor(gae_lambda, dtype=dtype)
@@ -92,6 +99,7 @@ def gae(
             returns[n, t] = trace + values[n, t]
     if time_major:
         advantages, returns = advantages.T.contiguous(), returns.T.contiguous()
+    advantages, returns = advantages.to(result_dtype), returns.to(result_dtype)
     if out is not None:
         return out[0].copy_(advantages), out[1].copy_(returns)
     return advantages, returns
@@ -99,7 +107,7 @@ def gae(
 
 def row_priorities(advantages: Tensor, alpha: float = 1.0, *, out: Tensor | None = None) -> Tensor:
     """`(sum_t |A[i, t]|) ** alpha` per row; a row whose sum or power is not finite counts as 0."""
-    total = advantages.abs().sum(dim=1)
+    total = advantages.to(_arithmetic(advantages.dtype)).abs().sum(dim=1)
     powered = torch.where(total.isfinite(), total**alpha, torch.zeros_like(total))
-    priorities = torch.nan_to_num(powered, 0.0, 0.0, 0.0)
+    priorities = torch.nan_to_num(powered.to(advantages.dtype), 0.0, 0.0, 0.0)
     return priorities if out is None else out.copy_(priorities)
