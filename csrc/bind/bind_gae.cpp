@@ -91,9 +91,9 @@ void gae_checked(PyObject* const* args) {
   p.gamma = read_unit_interval(kOp, "gamma", gamma);
   p.gae_lambda = read_unit_interval(kOp, "gae_lambda", gae_lambda);
   if (!absent(tr) && absent(tv) && any_true(tr)) {
-    throw Error(PyExc_ValueError, 
-        "gae: truncation_values must be given when truncated has true entries, got None "
-        "(the value of each truncated episode's final observation)");
+    throw Error(PyExc_ValueError,
+                "gae: truncation_values must be given when truncated has true entries, got None "
+                "(the value of each truncated episode's final observation)");
   }
   p.rows = rows;
   p.horizon = horizon;
@@ -113,8 +113,6 @@ void gae_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_gae(PyObject* module) {
-  add_op<12, gae_checked>(module, kOp);
-}
+void bind_gae(PyObject* module) { add_op<12, gae_checked>(module, kOp); }
 
 }  // namespace hotloop

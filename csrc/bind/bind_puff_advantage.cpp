@@ -44,8 +44,8 @@ void puff_advantage_checked(PyObject* const* args) {
   expect_shape(kOp, "out", a, {segments, horizon}, "[S, T]");
   expect_dtype(kOp, "out", a, v.dtype);
   if (absent(nv) != absent(nr) || absent(nv) != absent(nd)) {
-    throw Error(PyExc_ValueError, 
-        "puff_advantage: next_values, next_rewards and next_dones must be given together or not at all");
+    throw Error(PyExc_ValueError,
+                "puff_advantage: next_values, next_rewards and next_dones must be given together or not at all");
   }
   if (!absent(nv)) {
     expect_shape(kOp, "next_values", nv, {segments}, "[S]");
@@ -87,8 +87,6 @@ void puff_advantage_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_puff_advantage(PyObject* module) {
-  add_op<12, puff_advantage_checked>(module, kOp);
-}
+void bind_puff_advantage(PyObject* module) { add_op<12, puff_advantage_checked>(module, kOp); }
 
 }  // namespace hotloop

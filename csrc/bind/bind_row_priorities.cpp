@@ -35,8 +35,6 @@ void row_priorities_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_row_priorities(PyObject* module) {
-  add_op<3, row_priorities_checked>(module, kOp);
-}
+void bind_row_priorities(PyObject* module) { add_op<3, row_priorities_checked>(module, kOp); }
 
 }  // namespace hotloop

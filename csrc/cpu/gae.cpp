@@ -16,9 +16,9 @@ struct GaeEstimator {
   GaeCoefficients<T> k;
 
   // The optional inputs come as runs of zeros (or ones, for valid), so that one loop serves every combination.
-  void steps(int64_t count, const T* __restrict reward, const T* __restrict value,
-             const T* __restrict value_next, const T* __restrict terminated, const T* __restrict truncated,
-             const T* __restrict truncation_value, T* __restrict a, T* __restrict b) const {
+  void steps(int64_t count, const T* __restrict reward, const T* __restrict value, const T* __restrict value_next,
+             const T* __restrict terminated, const T* __restrict truncated, const T* __restrict truncation_value,
+             T* __restrict a, T* __restrict b) const {
     for (int64_t i = 0; i < count; ++i) {
       const bool is_terminated = terminated[i] != T(0);
       const bool is_truncated = truncated[i] != T(0);
@@ -40,8 +40,7 @@ struct GaeEstimator {
     const T* reward = load_along_time(p.rewards, row, t, count, s.run[0]);
     const T* value = load_along_time(p.values, row, t, count, s.run[1]);
     const T* terminated = load_along_time(p.terminated, row, t, count, s.run[3]);
-    const T* truncated = p.truncated.data ? load_along_time(p.truncated, row, t, count, s.run[4])
-                                          : kZeroRun<T>;
+    const T* truncated = p.truncated.data ? load_along_time(p.truncated, row, t, count, s.run[4]) : kZeroRun<T>;
     const T* truncation_value =
         p.truncation_values.data ? load_along_time(p.truncation_values, row, t, count, s.run[5]) : truncated;
     const bool last = t + count == p.horizon;
@@ -62,11 +61,9 @@ struct GaeEstimator {
     const bool last = t + 1 == p.horizon;
     const T* reward = load_along_rows(p.rewards, row, t, count, s.run[0]);
     const T* value = load_along_rows(p.values, row, t, count, s.run[1]);
-    const T* value_next =
-        load_along_rows(last ? p.last_values : p.values, row, last ? 0 : t + 1, count, s.run[2]);
+    const T* value_next = load_along_rows(last ? p.last_values : p.values, row, last ? 0 : t + 1, count, s.run[2]);
     const T* terminated = load_along_rows(p.terminated, row, t, count, s.run[3]);
-    const T* truncated = p.truncated.data ? load_along_rows(p.truncated, row, t, count, s.run[4])
-                                          : kZeroRun<T>;
+    const T* truncated = p.truncated.data ? load_along_rows(p.truncated, row, t, count, s.run[4]) : kZeroRun<T>;
     const T* truncation_value =
         p.truncation_values.data ? load_along_rows(p.truncation_values, row, t, count, s.run[5]) : truncated;
     steps(count, reward, value, value_next, terminated, truncated, truncation_value, a, b);

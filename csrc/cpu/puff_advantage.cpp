@@ -15,12 +15,10 @@ struct PuffEstimator {
   PuffCoefficients<T> k;
 
   static void steps(const PuffCoefficients<T>& k, int64_t count, const T* __restrict value,
-                    const T* __restrict value_next, const T* __restrict reward_next,
-                    const T* __restrict done_next, const T* __restrict importance, T* __restrict a,
-                    T* __restrict b) {
+                    const T* __restrict value_next, const T* __restrict reward_next, const T* __restrict done_next,
+                    const T* __restrict importance, T* __restrict a, T* __restrict b) {
     for (int64_t i = 0; i < count; ++i) {
-      const Affine<T> step =
-          puff_step(k, value[i], value_next[i], reward_next[i], done_next[i], importance[i]);
+      const Affine<T> step = puff_step(k, value[i], value_next[i], reward_next[i], done_next[i], importance[i]);
       a[i] = step.a;
       b[i] = step.b;
     }
@@ -103,9 +101,8 @@ struct PuffEstimator {
 template <class T>
 void run(const PuffAdvantageParams& p) {
   const T gamma = static_cast<T>(p.gamma);
-  const PuffEstimator<T> estimator{p,
-                                   {gamma, gamma * static_cast<T>(p.gae_lambda), static_cast<T>(p.rho_clip),
-                                    static_cast<T>(p.c_clip)}};
+  const PuffEstimator<T> estimator{
+      p, {gamma, gamma * static_cast<T>(p.gae_lambda), static_cast<T>(p.rho_clip), static_cast<T>(p.c_clip)}};
   const int64_t bytes = p.segments * p.horizon * 5 * static_cast<int64_t>(sizeof(T));
   reverse_scan<false, T>(estimator, p.segments, p.horizon, rows_are_lanes(p.values), bytes);
 }

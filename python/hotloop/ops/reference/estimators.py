@@ -29,7 +29,12 @@ def puff_advantage(
     """Arrival-indexed V-trace-clipped GAE on `[S, T]`; see `hotloop.ops.puff_advantage`."""
     segments, horizon = values.shape
     result_dtype, dtype = values.dtype, _arithmetic(values.dtype)
-    values, rewards, importance, dones = values.to(dtype), rewards.to(dtype), importance.to(dtype), dones.to(dtype)
+    values, rewards, importance, dones = (
+        values.to(dtype),
+        rewards.to(dtype),
+        importance.to(dtype),
+        dones.to(dtype),
+    )
     gamma_t = torch.tensor(gamma, dtype=dtype)
     decay = gamma_t * torch.tensor(gae_lambda, dtype=dtype)
     advantages = torch.zeros(segments, horizon, dtype=dtype)
@@ -38,7 +43,11 @@ def puff_advantage(
         if t + 1 < horizon:
             value_next, reward_next, done_next = values[:, t + 1], rewards[:, t + 1], dones[:, t + 1]
         elif next_values is not None and next_rewards is not None and next_dones is not None:
-            value_next, reward_next, done_next = next_values.to(dtype), next_rewards.to(dtype), next_dones.to(dtype)
+            value_next, reward_next, done_next = (
+                next_values.to(dtype),
+                next_rewards.to(dtype),
+                next_dones.to(dtype),
+            )
         else:
             continue  # nothing is known of what arrives after the last step: the column stays zero
         alive = 1 - done_next
