@@ -245,6 +245,12 @@ def test_out_that_overlaps_an_input_is_refused(name: str) -> None:
     ops.puff_advantage(**arguments(**{name: pool[:24].view(4, 6)}, out=pool[24:48].view(4, 6)))
 
 
+def test_out_that_overlaps_itself_is_refused() -> None:
+    for overlapping in (torch.zeros(4, 1).expand(4, 6), torch.zeros(60).as_strided((4, 6), (5, 1))):
+        with pytest.raises(ValueError, match="out must be a tensor whose elements do not overlap"):
+            ops.puff_advantage(**arguments(out=overlapping))
+
+
 def test_interleaved_views_share_no_byte_and_are_accepted() -> None:
     pair = torch.randn(4, 6, 2)
     expected = reference.puff_advantage(**arguments(values=pair[..., 0].clone()))
