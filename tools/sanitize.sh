@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests of every native op, and of the tensor boundary, on a build with AddressSanitizer and
-# UndefinedBehaviorSanitizer. The instrumented package lies under build/sanitize; the usual one is left alone.
+# Runs the tests that bear the name of a native source file, and those of the tensor boundary, on a build with
+# AddressSanitizer and UndefinedBehaviorSanitizer. The instrumented package lies under build/sanitize; the usual one
+# is left alone.
 #
 # usage: tools/sanitize.sh PYTHON [pytest arguments]
 set -euo pipefail
@@ -31,9 +32,9 @@ assert "libasan" in mapped and "libubsan" in mapped, "the module is not instrume
 PYTHON
 
 tests=(tests/test_tensor_boundary.py)
-for binding in csrc/bind/bind_*.cpp; do
-  op=$(basename "$binding" .cpp)
-  tests+=("tests/test_${op#bind_}.py")
+for source in csrc/*/*.cpp; do
+  stem=$(basename "$source" .cpp)
+  if [ -f "tests/test_$stem.py" ]; then tests+=("tests/test_$stem.py"); fi
 done
 # a finding aborts the process: only with the file descriptors left alone does its report reach the terminal
 "$python" -u -m pytest -q --capture=sys -p no:cacheprovider "${tests[@]}" "$@"
