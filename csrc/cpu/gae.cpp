@@ -1,7 +1,7 @@
 #include "gae.h"
 
 #include "../core/recurrence.h"
-#include "reverse_scan.h"
+#include "scan_engine.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
@@ -96,7 +96,7 @@ void run(const GaeParams& p) {
   const T gamma = static_cast<T>(p.gamma);
   const GaeEstimator<T> estimator{p, {gamma, gamma * static_cast<T>(p.gae_lambda)}};
   const int64_t bytes = p.rows * p.horizon * 5 * static_cast<int64_t>(sizeof(T));
-  reverse_scan<true, T>(estimator, p.rows, p.horizon, rows_are_lanes(p.values), bytes);
+  scan_from_last<true, T>(estimator, p.rows, p.horizon, rows_are_lanes(p.values), bytes);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "../core/recurrence.h"
-#include "reverse_scan.h"
+#include "scan_engine.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
@@ -104,7 +104,7 @@ void run(const PuffAdvantageParams& p) {
   const PuffEstimator<T> estimator{
       p, {gamma, gamma * static_cast<T>(p.gae_lambda), static_cast<T>(p.rho_clip), static_cast<T>(p.c_clip)}};
   const int64_t bytes = p.segments * p.horizon * 5 * static_cast<int64_t>(sizeof(T));
-  reverse_scan<false, T>(estimator, p.segments, p.horizon, rows_are_lanes(p.values), bytes);
+  scan_from_last<false, T>(estimator, p.segments, p.horizon, rows_are_lanes(p.values), bytes);
 }
 
 }  // namespace

@@ -1,10 +1,12 @@
-// The recurrence engine: y[t] = a[t] * y[t+1] + b[t] from the last step to the first, for any estimator.
+// The recurrence engine: y[t] = a[t] * y[t+1] + b[t] from the last step to the first, for any estimator, and
+// y[t] = a[t] * y[t-1] + b[t] from the first to the last, for the gradients of those.
 //
 // An estimator is a struct with
 //   stage_time(row, t, count, a, b, scratch)   coefficients of `count` steps of one row
 //   stage_rows(row, t, count, a, b, scratch)   coefficients of one step of `count` neighbouring rows
 //   emit_time / emit_rows(row, t, count, y, scratch)   what to do with the result
 //   flat(), stage_flat(row, rows, a, b), emit_flat   the same for whole short rows that lie end to end in memory
+//                                                    (from the last step to the first only)
 //
 // Two layouts, one order of operations (so both give the same bits, whatever the number of threads):
 // * batch-major: the coefficients of kRows rows are computed chunk by chunk into a tile that stays in L1, each row
@@ -20,15 +22,16 @@
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 
-constexpr int64_t kRows = 8;       // chains that run side by side: 8 cover mul + add latency (4 + 4 cycles)
-constexpr int64_t kChunk = 128;    // steps per tile: 2 tiles of 8 x 128 floats are 8 KiB, a quarter of L1
+constexpr int64_t kRows = 8;  // chains that run side by side: 8 cover mul + add latency (4 + 4 cycles)
+constexpr int64_t kChunk = 128;  // steps per tile: 2 tiles of 8 x 128 floats are 8 KiB, a quarter of L1
 constexpr int64_t kStride = kChunk + 16;  // keeps the rows of a tile in different L1 sets
-constexpr int64_t kLanes = 256;    // rows per block in the time-major layout
-constexpr int64_t kScratchRuns = 7;
+constexpr int64_t kLanes = 256;  // rows per block in the time-major layout
+constexpr int64_t kScratchRuns = 12;
 
 template <class T>
 struct Scratch {
   alignas(64) T run[kScratchRuns][kLanes];
+  alignas(64) T carried[kLanes];  // the estimator's own, kept from one chunk or step of a block to the next
 };
 
 // kCut: a coefficient of exactly zero cuts the trace, so that NaN or inf beyond a boundary cannot leak (0 * NaN
@@ -40,11 +43,12 @@ static inline T affine(T a, T y, T b) {
   return b + carried;
 }
 
-template <bool kCut, class T>
+template <bool kCut, bool kForwards, class T>
 static inline void scan_tile(const T* __restrict a, T* __restrict b, int64_t stride, int64_t count, T* carry) {
   T y0 = carry[0], y1 = carry[1], y2 = carry[2], y3 = carry[3];
   T y4 = carry[4], y5 = carry[5], y6 = carry[6], y7 = carry[7];
-  for (int64_t t = count - 1; t >= 0; --t) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t t = kForwards ? i : count - 1 - i;
     b[t] = y0 = affine<kCut>(a[t], y0, b[t]);
     b[stride + t] = y1 = affine<kCut>(a[stride + t], y1, b[stride + t]);
     b[2 * stride + t] = y2 = affine<kCut>(a[2 * stride + t], y2, b[2 * stride + t]);
@@ -66,7 +70,7 @@ static inline void scan_row_block(const Estimator& estimator, int64_t row0, int6
   if (horizon <= kChunk && estimator.flat()) {
     for (int64_t i = rows * horizon; i < kRows * horizon; ++i) a[i] = b[i] = T(0);  // rows that are not there
     estimator.stage_flat(row0, rows, a, b);
-    scan_tile<kCut>(a, b, horizon, horizon, carry);
+    scan_tile<kCut, false>(a, b, horizon, horizon, carry);
     estimator.emit_flat(row0, rows, b, a);
     return;
   }
@@ -78,7 +82,7 @@ static inline void scan_row_block(const Estimator& estimator, int64_t row0, int6
     for (int64_t r = 0; r < rows; ++r) {
       estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
     }
-    scan_tile<kCut>(a, b, kStride, count, carry);
+    scan_tile<kCut, false>(a, b, kStride, count, carry);
     for (int64_t r = 0; r < rows; ++r) estimator.emit_time(row0 + r, begin, count, b + r * kStride, scratch);
   }
 }
@@ -96,10 +100,42 @@ static inline void scan_lane_block(const Estimator& estimator, int64_t row0, int
   }
 }
 
+template <bool kCut, class T, class Estimator>
+static inline void scan_row_block_forwards(const Estimator& estimator, int64_t row0, int64_t rows,
+                                           int64_t horizon) {
+  alignas(64) T a[kRows * kStride];
+  alignas(64) T b[kRows * kStride];
+  T carry[kRows] = {};
+  Scratch<T> scratch;
+  for (int64_t i = rows * kStride; i < kRows * kStride; ++i) a[i] = b[i] = T(0);  // rows that are not there
+  for (int64_t begin = 0; begin < horizon; begin += kChunk) {
+    const int64_t count = horizon - begin < kChunk ? horizon - begin : kChunk;
+    for (int64_t r = 0; r < rows; ++r) {
+      estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
+    }
+    scan_tile<kCut, true>(a, b, kStride, count, carry);
+    for (int64_t r = 0; r < rows; ++r) estimator.emit_time(row0 + r, begin, count, b + r * kStride, scratch);
+  }
+}
+
+template <bool kCut, class T, class Estimator>
+static inline void scan_lane_block_forwards(const Estimator& estimator, int64_t row0, int64_t rows,
+                                            int64_t horizon) {
+  alignas(64) T a[kLanes];
+  alignas(64) T b[kLanes];
+  alignas(64) T y[kLanes] = {};
+  Scratch<T> scratch;
+  for (int64_t t = 0; t < horizon; ++t) {
+    estimator.stage_rows(row0, t, rows, a, b, scratch);
+    for (int64_t i = 0; i < rows; ++i) y[i] = affine<kCut>(a[i], y[i], b[i]);
+    estimator.emit_rows(row0, t, rows, y, scratch);
+  }
+}
+
 // `lanes`: whether neighbouring rows are contiguous in memory. `bytes`: what the op moves, for the grain.
 template <bool kCut, class T, class Estimator>
-static inline void reverse_scan(const Estimator& estimator, int64_t rows, int64_t horizon, bool lanes,
-                                int64_t bytes) {
+static inline void scan_from_last(const Estimator& estimator, int64_t rows, int64_t horizon, bool lanes,
+                                  int64_t bytes) {
   const int64_t width = lanes ? kLanes : kRows;
   parallel_blocks((rows + width - 1) / width, bytes, [&](int64_t block) {
     const int64_t row0 = block * width;
@@ -108,6 +144,21 @@ static inline void reverse_scan(const Estimator& estimator, int64_t rows, int64_
       scan_lane_block<kCut, T>(estimator, row0, count, horizon);
     } else {
       scan_row_block<kCut, T>(estimator, row0, count, horizon);
+    }
+  });
+}
+
+template <bool kCut, class T, class Estimator>
+static inline void scan_from_first(const Estimator& estimator, int64_t rows, int64_t horizon, bool lanes,
+                                   int64_t bytes) {
+  const int64_t width = lanes ? kLanes : kRows;
+  parallel_blocks((rows + width - 1) / width, bytes, [&](int64_t block) {
+    const int64_t row0 = block * width;
+    const int64_t count = rows - row0 < width ? rows - row0 : width;
+    if (lanes) {
+      scan_lane_block_forwards<kCut, T>(estimator, row0, count, horizon);
+    } else {
+      scan_row_block_forwards<kCut, T>(estimator, row0, count, horizon);
     }
   });
 }

@@ -1,0 +1,29 @@
+// Arguments that estimators share.
+#pragma once
+#include "view.h"
+
+namespace hotloop {
+
+// gamma and lambda: a scalar each, or one a row, [N]; then the scalar is not read.
+struct DiscountArgs {
+  double gamma = 0, gae_lambda = 0;
+  Matrix gammas, gae_lambdas;
+};
+
+static inline bool per_row(const DiscountArgs& d) {
+  return d.gammas.data != nullptr || d.gae_lambdas.data != nullptr;
+}
+
+// Departure-indexed rewards and flags: rewards[t] and the flags at t are the outcome of action t.
+struct DepartureArgs {
+  int64_t rows = 0;
+  int64_t horizon = 0;
+  Matrix rewards;                              // [N, T]
+  Matrix values;                               // [N, T] or absent: zeros
+  Matrix terminated;                           // [N, T]
+  Matrix truncated, truncation_values, valid;  // [N, T] or absent
+  Matrix last_values;                          // [N] or absent: zeros
+  DiscountArgs discounts;
+};
+
+}  // namespace hotloop
