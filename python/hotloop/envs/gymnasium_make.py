@@ -22,6 +22,7 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "MAKE_ERRORS",
     "Vectorization",
     "actions_of",
     "autoreset_of",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 Vectorization: TypeAlias = Literal["auto", "vector_entry_point", "sync", "async"]
+
+# What making an environment raises for an unknown id, or for settings that it does not take.
+MAKE_ERRORS: tuple[type[Exception], ...] = (gymnasium.error.Error, TypeError)
 
 _MODES: dict[AutoresetMode, GymnasiumAutoreset] = {
     "same_step": GymnasiumAutoreset.SAME_STEP,

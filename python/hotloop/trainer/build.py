@@ -118,9 +118,8 @@ def make_environment(config: TrainConfig, *, seed: int) -> Any:
         ValueError: there is no such environment, or it does not take these settings.
     """
     # Here, so that a run over an environment of one's own needs no Gymnasium.
-    import gymnasium
-
     from hotloop.envs import GymnasiumEnvironment
+    from hotloop.envs.gymnasium_make import MAKE_ERRORS
 
     try:
         return GymnasiumEnvironment(
@@ -132,7 +131,7 @@ def make_environment(config: TrainConfig, *, seed: int) -> Any:
             env_kwargs=config.environment.kwargs,
             action_bounds=config.environment.action_bounds,
         )
-    except (gymnasium.error.Error, TypeError) as error:
+    except MAKE_ERRORS as error:
         raise ValueError(f"env {config.env!r} cannot be made: {error}") from error
 
 
