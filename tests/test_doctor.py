@@ -35,7 +35,7 @@ def run(*arguments: str, without: tuple[str, ...] = ()) -> subprocess.CompletedP
     )
 
 
-def test_doctor_works_without_the_extras_and_says_all():
+def test_doctor_works_without_the_extras_and_says_all() -> None:
     result = run("doctor", without=EXTRAS)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Training on the CPU can work." in result.stdout
@@ -52,13 +52,13 @@ def test_doctor_works_without_the_extras_and_says_all():
         assert fact in result.stdout
 
 
-def test_version_works_without_the_extras():
+def test_version_works_without_the_extras() -> None:
     result = run("--version", without=EXTRAS)
     assert (result.returncode, result.stdout) == (0, f"hotloop {hotloop.__version__}\n")
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h", "help"])
-def test_help_names_the_commands(argument, capsys):
+def test_help_names_the_commands(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main([argument]) == 0
     output = capsys.readouterr().out
     assert "usage: hotloop" in output
@@ -66,7 +66,7 @@ def test_help_names_the_commands(argument, capsys):
     assert "doctor" in output
 
 
-def test_train_without_the_extras_says_what_to_install():
+def test_train_without_the_extras_says_what_to_install() -> None:
     result = run("train", without=("rich", "tyro"))
     assert result.returncode == 2
     assert "not installed: rich, tyro" in result.stderr
@@ -74,7 +74,7 @@ def test_train_without_the_extras_says_what_to_install():
     assert "Traceback" not in result.stderr
 
 
-def test_train_gets_the_arguments_behind_it(monkeypatch):
+def test_train_gets_the_arguments_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from hotloop import cli
 
     got: list[list[str]] = []
@@ -91,7 +91,9 @@ def test_train_gets_the_arguments_behind_it(monkeypatch):
         (["doctor", "now"], "doctor takes no arguments, got now"),
     ],
 )
-def test_mistakes_in_the_command_line_exit_with_2(arguments, message, capsys):
+def test_mistakes_in_the_command_line_exit_with_2(
+    arguments: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert __main__.main(arguments) == 2
     output = capsys.readouterr()
     assert message in output.err
@@ -99,7 +101,7 @@ def test_mistakes_in_the_command_line_exit_with_2(arguments, message, capsys):
     assert output.out == ""
 
 
-def test_report_agrees_with_what_it_reports_on():
+def test_report_agrees_with_what_it_reports_on() -> None:
     facts = doctor.report()
     assert facts["ok"]
     assert facts["problems"] == []
@@ -110,7 +112,7 @@ def test_report_agrees_with_what_it_reports_on():
     assert facts["check"]["passed"]
 
 
-def test_threads_follow_torch():
+def test_threads_follow_torch() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 1)
@@ -122,7 +124,9 @@ def test_threads_follow_torch():
 
 
 @pytest.mark.parametrize("error", [1e-3, float("nan")])
-def test_a_wrong_result_of_the_native_op_is_a_problem(monkeypatch, capsys, error):
+def test_a_wrong_result_of_the_native_op_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: float
+) -> None:
     native = hotloop.ops.puff_advantage
     monkeypatch.setattr(hotloop.ops, "puff_advantage", lambda *arguments: native(*arguments) + error)
     assert doctor.main() == 1
@@ -132,7 +136,7 @@ def test_a_wrong_result_of_the_native_op_is_a_problem(monkeypatch, capsys, error
     assert "cannot work" in output
 
 
-def test_a_crash_of_the_native_op_is_a_problem(monkeypatch):
+def test_a_crash_of_the_native_op_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("bad build")
 
@@ -141,7 +145,9 @@ def test_a_crash_of_the_native_op_is_a_problem(monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["hotloop._core", "torch", "tensordict", "pydantic"])
-def test_a_module_that_does_not_import_is_a_problem_and_no_crash(monkeypatch, capsys, module):
+def test_a_module_that_does_not_import_is_a_problem_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     assert doctor.main() == 1
     assert any(
@@ -149,7 +155,7 @@ def test_a_module_that_does_not_import_is_a_problem_and_no_crash(monkeypatch, ca
     )
 
 
-def test_a_torch_without_the_exchange_api_is_a_problem(monkeypatch):
+def test_a_torch_without_the_exchange_api_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__")
     assert any("install torch 2.10 or newer" in problem for problem in doctor.report()["problems"])
 
@@ -167,7 +173,7 @@ MAPS = """\
 """
 
 
-def test_openmp_runtimes_are_found_by_their_files():
+def test_openmp_runtimes_are_found_by_their_files() -> None:
     assert doctor.openmp_runtimes(MAPS) == [
         "/opt/intel/libiomp5.so",
         "/opt/llvm/libomp.so (deleted)",
@@ -180,7 +186,9 @@ def test_openmp_runtimes_are_found_by_their_files():
 @pytest.mark.parametrize(
     ("runtimes", "warned"), [(None, False), ([], False), (["/a/libgomp.so.1"], False), (["/a", "/b"], True)]
 )
-def test_more_than_one_openmp_runtime_is_warned_of(monkeypatch, runtimes, warned):
+def test_more_than_one_openmp_runtime_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, runtimes: Any, warned: bool
+) -> None:
     monkeypatch.setattr(doctor, "openmp_runtimes", lambda: runtimes)
     facts = doctor.report()
     assert (
@@ -189,7 +197,7 @@ def test_more_than_one_openmp_runtime_is_warned_of(monkeypatch, runtimes, warned
     assert facts["ok"]
 
 
-def test_missing_extras_are_a_warning_only(monkeypatch):
+def test_missing_extras_are_a_warning_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "rich" else "1.0")
     facts = doctor.report()
     assert "hotloop train needs rich: pip install 'hotloop[train]'" in facts["warnings"]
@@ -227,7 +235,7 @@ def fake_cuda(
     return doctor.report()["cuda"]
 
 
-def test_cuda_is_usable_when_nothing_is_in_its_way(monkeypatch):
+def test_cuda_is_usable_when_nothing_is_in_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = fake_cuda(monkeypatch)
     assert cuda == {
         "built": True,
@@ -247,19 +255,19 @@ def test_cuda_is_usable_when_nothing_is_in_its_way(monkeypatch):
         ({"code": 12345}, "the NVIDIA driver answers error 12345: see cuInit"),
     ],
 )
-def test_each_obstacle_to_cuda_is_named(monkeypatch, facts, obstacle):
+def test_each_obstacle_to_cuda_is_named(monkeypatch: pytest.MonkeyPatch, facts: Any, obstacle: str) -> None:
     cuda = fake_cuda(monkeypatch, **facts)
     assert not cuda["usable"]
     assert len(cuda["obstacles"]) == 1
     assert obstacle in cuda["obstacles"][0]
 
 
-def test_hidden_devices_are_mentioned(monkeypatch):
+def test_hidden_devices_are_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "(CUDA_VISIBLE_DEVICES='')" in fake_cuda(monkeypatch, code=100)["obstacles"][0]
 
 
-def test_a_missing_driver_is_named(monkeypatch):
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
@@ -268,7 +276,7 @@ def test_a_missing_driver_is_named(monkeypatch):
     assert any("there is no NVIDIA driver here: " in text and "cannot open" in text for text in obstacles)
 
 
-def test_a_cuda_module_that_does_not_load_says_why(monkeypatch):
+def test_a_cuda_module_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_has_module", lambda name: True)
     monkeypatch.setitem(sys.modules, "hotloop._cuda", None)
     assert any("hotloop._cuda does not load: " in text for text in doctor.report()["cuda"]["obstacles"])

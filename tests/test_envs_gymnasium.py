@@ -59,7 +59,7 @@ def step(env: GymnasiumEnvironment, actions: list[int]) -> Any:
 
 
 @pytest.mark.parametrize("vectorization", ["vector_entry_point", "sync"])
-def test_is_a_training_environment(vectorization):
+def test_is_a_training_environment(vectorization: Any) -> None:
     with GymnasiumEnvironment("CartPole-v1", 3, seed=0, vectorization=vectorization) as env:
         for protocol in (TrainingEnvironment, ReportsAutoreset, SavesState):
             assert isinstance(env, protocol)
@@ -86,7 +86,9 @@ def test_is_a_training_environment(vectorization):
         ("Pendulum-v1", "sync", "same_step", {"max_episode_steps": 7}),
     ],
 )
-def test_steps_and_statistics_equal_gymnasium(env_id, vectorization, autoreset, env_kwargs):
+def test_steps_and_statistics_equal_gymnasium(
+    env_id: str, vectorization: Any, autoreset: Any, env_kwargs: dict[str, Any]
+) -> None:
     n, seed = 5, 11
     if vectorization == "vector_entry_point":
         theirs = gymnasium.wrappers.vector.RecordEpisodeStatistics(
@@ -141,7 +143,7 @@ def test_steps_and_statistics_equal_gymnasium(env_id, vectorization, autoreset, 
     assert finished > 2 * n
 
 
-def test_same_step_shows_the_next_episode_and_keeps_final_observations():
+def test_same_step_shows_the_next_episode_and_keeps_final_observations() -> None:
     env = clocks(SAME, [2, 3])
     step(env, [0, 0])
     _, rewards, terminals, truncations, infos, _, mask, num_steps = step(env, [0, 1])
@@ -161,7 +163,7 @@ def test_same_step_shows_the_next_episode_and_keeps_final_observations():
     assert env.final_observations() is None
 
 
-def test_next_step_marks_the_row_whose_action_is_ignored():
+def test_next_step_marks_the_row_whose_action_is_ignored() -> None:
     env = clocks(NEXT, [2, 3])
     step(env, [0, 0])
     _, _, _, truncations, infos, _, mask, num_steps = step(env, [0, 0])
@@ -180,7 +182,7 @@ def test_next_step_marks_the_row_whose_action_is_ignored():
 
 
 @pytest.mark.parametrize("mode", [SAME, NEXT])
-def test_num_steps_counts_the_steps_that_environments_really_make(mode):
+def test_num_steps_counts_the_steps_that_environments_really_make(mode: Any) -> None:
     env = clocks(mode, [1, 2, 3, 5])
     random = np.random.default_rng(1)
     STEP_CALLS[0] = claimed = 0
@@ -193,14 +195,14 @@ def test_num_steps_counts_the_steps_that_environments_really_make(mode):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
-def test_observations_keep_their_dtype_and_shape(dtype):
+def test_observations_keep_their_dtype_and_shape(dtype: Any) -> None:
     env = clocks(SAME, [3, 3], dtype=dtype, shape=(4, 5, 3))
     obs = env.get_observations()[0]
     assert obs.shape == (2, 4, 5, 3)
     assert obs.numpy().dtype == dtype
 
 
-def test_tensors_are_views_of_buffers_that_stay():
+def test_tensors_are_views_of_buffers_that_stay() -> None:
     env = clocks(SAME, [2, 3])
     batch = env.get_observations()
     tensors = [part for part in batch if isinstance(part, torch.Tensor)]
@@ -213,7 +215,7 @@ def test_tensors_are_views_of_buffers_that_stay():
     assert len(set(before)) == 5
 
 
-def test_a_step_can_be_fetched_twice_and_holds_until_the_next_fetch():
+def test_a_step_can_be_fetched_twice_and_holds_until_the_next_fetch() -> None:
     env = clocks(SAME, [1, 3])
     first = step(env, [0, 0])
     second = env.get_observations()
@@ -225,7 +227,7 @@ def test_a_step_can_be_fetched_twice_and_holds_until_the_next_fetch():
         [env.send_actions(np.zeros(2, dtype=np.int32)) for _ in range(2)]
 
 
-def test_equal_seeds_give_equal_episodes_and_others_do_not():
+def test_equal_seeds_give_equal_episodes_and_others_do_not() -> None:
     def first(seed: int) -> list[list[float]]:
         with GymnasiumEnvironment("CartPole-v1", 3, seed=seed) as env:
             return seen(env)
@@ -233,7 +235,7 @@ def test_equal_seeds_give_equal_episodes_and_others_do_not():
     assert first(4) == first(4) != first(5)
 
 
-def test_reset_starts_over():
+def test_reset_starts_over() -> None:
     env = clocks(SAME, [3, 3])
     step(env, [0, 0])
     env.send_actions(np.zeros(2, dtype=np.int32))
@@ -259,12 +261,12 @@ def test_reset_starts_over():
         ({"env_id": "Pendulum-v1", "vectorization": "async"}, ("async", "same_step")),
     ],
 )
-def test_choice_of_vectorization_and_autoreset(arguments, expected):
+def test_choice_of_vectorization_and_autoreset(arguments: Any, expected: Any) -> None:
     with GymnasiumEnvironment(num_envs=2, seed=0, **arguments) as env:
         assert (env.vectorization, env.autoreset) == expected
 
 
-def test_environment_arguments_arrive():
+def test_environment_arguments_arrive() -> None:
     with GymnasiumEnvironment("CartPole-v1", 2, seed=0, env_kwargs={"max_episode_steps": 4}) as env:
         assert [step(env, [0, 1])[3].tolist() for _ in range(4)][-1] == [True, True]
 
@@ -282,18 +284,18 @@ def test_environment_arguments_arrive():
         ({"action_bounds": "tanh", "env_id": "Pendulum-v1"}, "action_bounds must be one of"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments, message):
+def test_wrong_arguments_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GymnasiumEnvironment(**{"env_id": "CartPole-v1", "num_envs": 2, "seed": 0, **arguments})
 
 
-def test_unknown_environments_are_refused_by_gymnasium():
+def test_unknown_environments_are_refused_by_gymnasium() -> None:
     with pytest.raises(gymnasium.error.Error, match="NoSuchEnvironment"):
         GymnasiumEnvironment("NoSuchEnvironment-v0", 2, seed=0)
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.DISABLED, None])
-def test_vector_environments_without_autoreset_are_refused_and_closed(mode):
+def test_vector_environments_without_autoreset_are_refused_and_closed(mode: Any) -> None:
     vector_env = SyncVectorEnv([Clock], autoreset_mode=mode or SAME)
     if mode is None:
         vector_env.autoreset_mode = None
@@ -322,7 +324,7 @@ def test_vector_environments_without_autoreset_are_refused_and_closed(mode):
         ),
     ],
 )
-def test_spaces_that_no_policy_here_handles_are_refused(field, space, message):
+def test_spaces_that_no_policy_here_handles_are_refused(field: str, space: Any, message: str) -> None:
     def build() -> Clock:
         env = Clock()
         setattr(env, field, space)
@@ -332,14 +334,14 @@ def test_spaces_that_no_policy_here_handles_are_refused(field, space, message):
         GymnasiumEnvironment.from_vector_env(SyncVectorEnv([build], autoreset_mode=SAME), seed=0)
 
 
-def test_flattening_makes_discrete_observations_usable():
+def test_flattening_makes_discrete_observations_usable() -> None:
     with GymnasiumEnvironment(
         "FrozenLake-v1", 2, seed=0, wrappers=[gymnasium.wrappers.FlattenObservation]
     ) as env:
         assert env.get_observations()[0].sum(1).tolist() == [1, 1]
 
 
-def test_scaled_actions_reach_the_bounds_of_the_space():
+def test_scaled_actions_reach_the_bounds_of_the_space() -> None:
     with GymnasiumEnvironment("Pendulum-v1", 2, seed=0, action_bounds="scale") as env:
         assert env.single_action_space.high.tolist() == [1.0]
         env.send_actions(np.array([[1.0], [-1.0]], dtype=np.float32))
@@ -347,7 +349,7 @@ def test_scaled_actions_reach_the_bounds_of_the_space():
         assert [float(pendulum.unwrapped.last_u) for pendulum in env.vector_env.envs] == [2.0, -2.0]
 
 
-def test_a_truncation_without_its_final_observation_is_an_error():
+def test_a_truncation_without_its_final_observation_is_an_error() -> None:
     class Forgetful(SyncVectorEnv):  # type: ignore[type-arg]
         def step(self, actions: Any) -> Any:
             return (*super().step(actions)[:4], {})
@@ -357,7 +359,7 @@ def test_a_truncation_without_its_final_observation_is_an_error():
         step(env, [0])
 
 
-def test_nothing_works_after_close():
+def test_nothing_works_after_close() -> None:
     env = clocks(SAME, [3])
     env.close()
     env.close()
@@ -366,7 +368,7 @@ def test_nothing_works_after_close():
             call()
 
 
-def test_async_closes_quietly_with_a_step_under_way():
+def test_async_closes_quietly_with_a_step_under_way() -> None:
     env = GymnasiumEnvironment("CartPole-v1", 2, seed=0, vectorization="async")
     processes = env.vector_env.processes
     env.send_actions(np.zeros(2, dtype=np.int32))
@@ -376,7 +378,7 @@ def test_async_closes_quietly_with_a_step_under_way():
     assert not any(process.is_alive() for process in processes)
 
 
-def test_async_workers_survive_an_interrupt_and_end_when_told():
+def test_async_workers_survive_an_interrupt_and_end_when_told() -> None:
     old = signal.signal(signal.SIGTERM, lambda *_: None)  # a trainer's handler, which forked workers inherit
     try:
         env = GymnasiumEnvironment("CartPole-v1", 2, seed=0, vectorization="async")

@@ -80,7 +80,7 @@ def same(left: list[Any], right: list[Any]) -> bool:
 
 @pytest.mark.parametrize("sent", [True, False], ids=["actions sent", "step fetched"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_restored_environment_goes_on_to_the_last_bit(case, sent):
+def test_a_restored_environment_goes_on_to_the_last_bit(case: Any, sent: Any) -> None:
     with build(case, seed=3) as env, build(case, seed=99) as fresh, build(case, seed=99) as other:
         assert env.can_save_state
         random = np.random.default_rng(7)
@@ -112,7 +112,7 @@ def test_a_restored_environment_goes_on_to_the_last_bit(case, sent):
         assert different, "any environment gives these steps, restored or not"
 
 
-def test_saving_changes_nothing_and_later_steps_do_not_reach_the_saved_state():
+def test_saving_changes_nothing_and_later_steps_do_not_reach_the_saved_state() -> None:
     with build("cartpole vector", seed=0) as env, build("cartpole vector", seed=0) as twin:
         random = np.random.default_rng(0)
         states = []
@@ -127,7 +127,7 @@ def test_saving_changes_nothing_and_later_steps_do_not_reach_the_saved_state():
             assert same(record(twin), expected)
 
 
-def test_final_observations_of_the_saved_step_come_back():
+def test_final_observations_of_the_saved_step_come_back() -> None:
     def steps(env: GymnasiumEnvironment, count: int) -> None:
         for _ in range(count):
             env.send_actions(np.zeros((NUM_ENVS, 1), dtype=np.float32))
@@ -153,12 +153,12 @@ def test_final_observations_of_the_saved_step_come_back():
         ({"autoreset": "next_step"}, "autoreset of the state is 'next_step'"),
     ],
 )
-def test_states_of_other_environments_are_refused(change, message):
+def test_states_of_other_environments_are_refused(change: Any, message: str) -> None:
     with build("pendulum", seed=0) as env, pytest.raises(ValueError, match=message):
         env.load_state_dict({**env.state_dict(), **change})
 
 
-def test_states_of_other_wrappers_are_refused():
+def test_states_of_other_wrappers_are_refused() -> None:
     plain = {"env_id": "Pendulum-v1", "num_envs": 1, "seed": 0}
     with (
         GymnasiumEnvironment(**plain) as env,
@@ -182,7 +182,7 @@ def test_states_of_other_wrappers_are_refused():
         ),
     ],
 )
-def test_what_cannot_be_saved_says_why(arguments, reason):
+def test_what_cannot_be_saved_says_why(arguments: Any, reason: str) -> None:
     with GymnasiumEnvironment(num_envs=2, seed=0, **arguments) as env:
         assert not env.can_save_state
         assert reason in env.why_unsavable
@@ -226,7 +226,7 @@ def walks(kind: type[Walk], seed: int) -> GymnasiumEnvironment:
     )
 
 
-def test_environments_may_bring_their_own_state():
+def test_environments_may_bring_their_own_state() -> None:
     assert "Walk is not known; give the class state_dict()" in walks(Walk, 0).why_unsavable
     env, fresh = walks(SavingWalk, 0), walks(SavingWalk, 1)
     random = np.random.default_rng(0)
@@ -241,7 +241,7 @@ def test_environments_may_bring_their_own_state():
         fresh.send_actions(actions)
 
 
-def test_a_subclass_of_a_known_environment_may_hold_more_state_and_is_refused():
+def test_a_subclass_of_a_known_environment_may_hold_more_state_and_is_refused() -> None:
     from gymnasium.envs.classic_control import PendulumEnv
 
     class Damped(PendulumEnv):
@@ -290,11 +290,11 @@ def identical(left: Any, right: Any) -> bool:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_pack_keeps_types_and_bits_through_a_file(value):
+def test_pack_keeps_types_and_bits_through_a_file(value: Any) -> None:
     assert identical(unpack(through_a_file({"value": pack(value)})["value"]), value)
 
 
-def test_packed_arrays_are_copies():
+def test_packed_arrays_are_copies() -> None:
     array = np.zeros(3)
     packed = pack(array)
     array[0] = 1
@@ -304,6 +304,6 @@ def test_packed_arrays_are_copies():
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, {"~array": 1}, np.array([object()]), {1, 2}])
-def test_what_pack_does_not_know_it_refuses(value):
+def test_what_pack_does_not_know_it_refuses(value: Any) -> None:
     with pytest.raises(TypeError):
         pack(value)

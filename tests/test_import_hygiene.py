@@ -114,7 +114,7 @@ def complaints(importer: str, source: str) -> list[str]:
     ]
 
 
-def test_the_layers_themselves_have_no_circle():
+def test_the_layers_themselves_have_no_circle() -> None:
     remaining = {part: set(below) for part, below in ALLOWED.items()}
     while remaining:
         free = {part for part, below in remaining.items() if not below & remaining.keys()}
@@ -123,7 +123,7 @@ def test_the_layers_themselves_have_no_circle():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module):
+def test_imports_point_one_way(module: str) -> None:
     assert complaints(module, MODULES[module].read_text()) == []
 
 
@@ -142,11 +142,11 @@ def test_imports_point_one_way(module):
         ("hotloop.misc", ""),
     ],
 )
-def test_an_import_that_points_the_wrong_way_is_noticed(importer, source):
+def test_an_import_that_points_the_wrong_way_is_noticed(importer: str, source: str) -> None:
     assert len(complaints(importer, source)) == 1
 
 
-def test_modules_load_in_an_order_that_exists():
+def test_modules_load_in_an_order_that_exists() -> None:
     """No module needs, while it loads, one that needs it; functions and type checkers may look back."""
     waits = {
         module: {
@@ -162,7 +162,7 @@ def test_modules_load_in_an_order_that_exists():
         waits = {module: needed for module, needed in waits.items() if module not in ready}
 
 
-def test_gymnasium_is_imported_by_its_adapter_only():
+def test_gymnasium_is_imported_by_its_adapter_only() -> None:
     importers = {
         module
         for module, path in MODULES.items()
@@ -191,11 +191,11 @@ def loaded_by(*modules: str) -> set[str]:
     return set(result.stdout.split())
 
 
-def test_importing_hotloop_loads_no_optional_package():
+def test_importing_hotloop_loads_no_optional_package() -> None:
     assert loaded_by("hotloop") <= {"hotloop"}
 
 
-def test_nothing_but_the_trainer_and_the_adapters_needs_an_extra():
+def test_nothing_but_the_trainer_and_the_adapters_needs_an_extra() -> None:
     modules = [
         module for module in MODULES if not module.startswith(NEEDS_EXTRAS) and module != "hotloop.__init__"
     ]
@@ -205,7 +205,7 @@ def test_nothing_but_the_trainer_and_the_adapters_needs_an_extra():
     assert loaded_by(*modules) == {"hotloop"}
 
 
-def test_an_optional_package_would_be_noticed():
+def test_an_optional_package_would_be_noticed() -> None:
     assert "gymnasium" in loaded_by("hotloop.envs.gymnasium")
 
 
@@ -228,7 +228,7 @@ def native_complaints(folder: str, source: str) -> list[str]:
 
 
 @pytest.mark.skipif(not SOURCES.is_dir(), reason="an installed package carries no C++ sources")
-def test_native_layers_point_one_way():
+def test_native_layers_point_one_way() -> None:
     files = [path for path in SOURCES.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
     assert files
     for path in files:
@@ -247,5 +247,5 @@ def test_native_layers_point_one_way():
         ("cpu", '#include "../bind/errors.h"'),
     ],
 )
-def test_an_include_that_points_the_wrong_way_is_noticed(folder, include):
+def test_an_include_that_points_the_wrong_way_is_noticed(folder: str, include: str) -> None:
     assert len(native_complaints(folder, include)) == 1
