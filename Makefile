@@ -44,7 +44,6 @@ lint: $(VENV)/.extra-dev $(VENV)/.native
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy benchmarks
 	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cuh %.cu,$(CPP))
 
 format: $(VENV)/.extra-dev

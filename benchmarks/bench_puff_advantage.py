@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -24,7 +26,7 @@ def test_puff_advantage(benchmark: BenchmarkFixture, shape: tuple[int, int], thr
     # The op reads four arrays and writes one; a copy of 5/2 of an array moves the same bytes.
     elements = shape[0] * shape[1] * 5 // 2
     source, target = torch.randn(elements), torch.empty(elements)
-    contestants = {
+    contestants: dict[str, Callable[[], object]] = {
         "copy of the same bytes": lambda: target.copy_(source),
         "hotloop.ops.puff_advantage": lambda: ops.puff_advantage(
             values, rewards, dones, ratio, 0.99, 0.95, out=out

@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Timing:
 
 
 def interleaved(
-    contestants: dict[str, Callable[[], object]], *, rounds: int = 200, calls: int = 1
+    contestants: Mapping[str, Callable[[], object]], *, rounds: int = 200, calls: int = 1
 ) -> dict[str, Timing]:
     """Medians over `rounds` rounds; each round times `calls` calls of every contestant in turn."""
     samples: dict[str, list[float]] = {name: [] for name in contestants}
@@ -74,7 +74,7 @@ def machine() -> dict[str, object]:
     }
 
 
-def report(title: str, timings: dict[str, Timing], baseline: str) -> str:
+def report(title: str, timings: Mapping[str, Timing], baseline: str) -> str:
     """A table with every contestant's ratio to `baseline`."""
     width = max(len(name) for name in timings)
     lines = [title]

@@ -41,8 +41,6 @@ void store_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_store(PyObject* module) {
-  add_op<4, store_checked>(module, kOp);
-}
+void bind_store(PyObject* module) { add_op<4, store_checked>(module, kOp); }
 
 }  // namespace hotloop

@@ -47,7 +47,8 @@ inline void expect_rows(const char* op, const char* arg, const std::vector<View>
     for (int i = 1; i < wanted.ndim; ++i) wanted.shape[i] = like[l].shape[i + like_skip - 1];
     bool equal = rows[l].ndim == wanted.ndim;
     for (int i = 0; equal && i < wanted.ndim; ++i) equal = rows[l].shape[i] == wanted.shape[i];
-    if (!equal) value_error(op, leaf_name(arg, l).c_str(), "of shape " + describe_shape(wanted), describe(rows[l]));
+    if (!equal)
+      value_error(op, leaf_name(arg, l).c_str(), "of shape " + describe_shape(wanted), describe(rows[l]));
   }
 }
 

@@ -91,8 +91,7 @@ PyObject* native_face(PyObject* module, PyObject* args) {
   face->positional = positional;
   face->name = name;
   face->doc = doc;
-  face->definition = {face->name.c_str(),
-                      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_face)),
+  face->definition = {face->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_face)),
                       METH_FASTCALL | METH_KEYWORDS, face->doc.c_str()};
   PyObject* self = PyCapsule_New(face, nullptr, nullptr);
   if (self == nullptr) return nullptr;

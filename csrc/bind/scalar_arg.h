@@ -42,8 +42,7 @@ inline int64_t read_int(const char* op, const char* arg, PyObject* object, int64
   const long long value = PyLong_AsLongLongAndOverflow(index, &overflow);
   Py_DECREF(index);
   if (overflow != 0 || value < low || value > high) {
-    value_error(op, arg, "in [" + std::to_string(low) + ", " + std::to_string(high) + "]",
-                python_str(object));
+    value_error(op, arg, "in [" + std::to_string(low) + ", " + std::to_string(high) + "]", python_str(object));
   }
   return value;
 }

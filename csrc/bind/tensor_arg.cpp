@@ -203,7 +203,7 @@ void expect_indices(const char* op, const char* arg, const View& indices, int64_
     const int64_t index = data[i * indices.stride[0]];
     if (index < 0 || index >= limit) {
       throw Error(PyExc_IndexError, std::string(op) + ": " + arg + "[" + std::to_string(i) + "] must be in [0, " +
-                            std::to_string(limit) + ") (" + what + "), got " + std::to_string(index));
+                                        std::to_string(limit) + ") (" + what + "), got " + std::to_string(index));
     }
   }
 }

@@ -11,8 +11,6 @@
 
 namespace hotloop {
 
-
-
 // A tensor argument. TypeError for what is not a torch tensor on the CPU, or of an unsupported kind or dtype;
 // ValueError for one whose gradient would be lost; NeedsDispatcher for tensor subclasses.
 View read_tensor(const char* op, const char* arg, PyObject* object);

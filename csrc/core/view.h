@@ -12,7 +12,8 @@ struct View {
   char* data = nullptr;
   DType dtype = DType::f32;
   int ndim = 0;
-  int64_t shape[kMaxDims];  // the first `ndim` entries hold; zeroing the rest would cost more than reading a tensor
+  int64_t
+      shape[kMaxDims];  // the first `ndim` entries hold; zeroing the rest would cost more than reading a tensor
   int64_t stride[kMaxDims];
 };
 

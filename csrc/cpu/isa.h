@@ -36,11 +36,11 @@ bool set_active_isa(Isa isa);  // false, and nothing changes, where it is not su
   }                                                    \
   }
 #else
-#define HL_DECLARE_KERNEL(op, Params)                                                \
-  namespace hotloop {                                                                \
-  namespace baseline {                                                               \
-  void op(const Params&);                                                            \
-  }                                                                                  \
-  static inline void op(const Params& params) { baseline::op(params); }              \
+#define HL_DECLARE_KERNEL(op, Params)                                   \
+  namespace hotloop {                                                   \
+  namespace baseline {                                                  \
+  void op(const Params&);                                               \
+  }                                                                     \
+  static inline void op(const Params& params) { baseline::op(params); } \
   }
 #endif

@@ -299,7 +299,7 @@ class CoreTrainingLoop:
             with stopwatch("_train.backward"):
                 members = min(group, count - mb_idx // group * group)
                 share = total / members if self.accumulation == "mean" and members > 1 else total
-                share.backward()  # type: ignore[no-untyped-call]
+                share.backward()
             if (mb_idx + 1) % group == 0 or mb_idx + 1 == count:
                 with stopwatch("_train.optimizer"):
                     limit = max_grad_norm_of(self.losses, max_grad_norm)
