@@ -18,10 +18,33 @@ SamplingLaw read_law(PyObject* object) {
   if (law == "sequential") return SamplingLaw::sequential;
   if (law == "permutation") return SamplingLaw::permutation;
   if (law == "successive") return SamplingLaw::successive;
-  value_error(kOp, "law", "'sequential', 'permutation' or 'successive'", "'" + law + "'");
+  if (law == "with_replacement") return SamplingLaw::with_replacement;
+  if (law == "systematic") return SamplingLaw::systematic;
+  value_error(kOp, "law", "'sequential', 'permutation', 'successive', 'with_replacement' or 'systematic'",
+              "'" + law + "'");
+}
+
+bool draws_by_priority(SamplingLaw law) {
+  return law != SamplingLaw::sequential && law != SamplingLaw::permutation;
+}
+
+template <class T>
+bool all_usable(const View& w) {
+  const T* at = reinterpret_cast<const T*>(w.data);
+  const T most = std::numeric_limits<T>::max();
+  bool usable = true;
+  if (w.stride[0] == 1) {
+    for (int64_t i = 0; i < w.shape[0]; ++i) usable &= (at[i] >= T(0)) & (at[i] <= most);
+  } else {
+    for (int64_t i = 0; i < w.shape[0]; ++i)
+      usable &= (at[i * w.stride[0]] >= T(0)) & (at[i * w.stride[0]] <= most);
+  }
+  return usable;
 }
 
 void expect_priorities(const View& w) {
+  if (w.dtype == DType::f32 && all_usable<float>(w)) return;
+  double sum = 0;
   for (int64_t i = 0; i < w.shape[0]; ++i) {
     const char* at = w.data + i * w.stride[0] * itemsize(w.dtype);
     const double x = w.dtype == DType::f64 ? *reinterpret_cast<const double*>(at)
@@ -29,7 +52,9 @@ void expect_priorities(const View& w) {
     if (!(x >= 0.0 && x <= std::numeric_limits<double>::max())) {
       value_error(kOp, ("priorities[" + std::to_string(i) + "]").c_str(), "finite and >= 0", std::to_string(x));
     }
+    sum += x;
   }
+  if (sum > std::numeric_limits<double>::max()) value_error(kOp, "priorities", "of a finite sum", "inf");
 }
 
 // args: priorities, segments, count, law, seed, epoch, minibatch, beta, indices, weights
@@ -56,9 +81,9 @@ void sample_segments_checked(PyObject* const* args) {
   p.epoch = static_cast<uint32_t>(read_int(kOp, "epoch", epoch, 0, std::numeric_limits<uint32_t>::max()));
   p.minibatch = read_int(kOp, "minibatch", minibatch, 0, std::numeric_limits<uint32_t>::max());
   p.beta = read_non_negative(kOp, "beta", beta);
-  if (p.law == SamplingLaw::successive) {
-    if (absent(w)) value_error(kOp, "priorities", "a tensor [S] for law 'successive'", "None");
-    if (p.count > p.segments) {
+  if (draws_by_priority(p.law)) {
+    if (absent(w)) value_error(kOp, "priorities", "a tensor [S] for law '" + python_str(law) + "'", "None");
+    if (p.law != SamplingLaw::with_replacement && p.count > p.segments) {
       value_error(kOp, "count", "at most num_segments = " + std::to_string(p.segments) + " without replacement",
                   std::to_string(p.count));
     }
@@ -66,7 +91,7 @@ void sample_segments_checked(PyObject* const* args) {
   if (!absent(w)) {
     expect_shape(kOp, "priorities", w, {p.segments}, "[S]");
     expect_float(kOp, "priorities", w);
-    if (p.law == SamplingLaw::successive) expect_priorities(w);
+    if (draws_by_priority(p.law)) expect_priorities(w);
     p.priorities = as_column(w);
   }
   expect_shape(kOp, "out[0]", i, {p.count}, "[k]");
@@ -87,8 +112,6 @@ void sample_segments_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_sample_segments(PyObject* module) {
-  add_op<10, sample_segments_checked>(module, kOp);
-}
+void bind_sample_segments(PyObject* module) { add_op<10, sample_segments_checked>(module, kOp); }
 
 }  // namespace hotloop

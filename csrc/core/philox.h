@@ -8,7 +8,13 @@
 namespace hotloop {
 
 // Last counter word of each consumer of random numbers, so that no two ever share a block.
-enum RandomStream : uint32_t { kStreamPermutation = 1, kStreamRace = 2 };
+enum RandomStream : uint32_t {
+  kStreamPermutation = 1,
+  kStreamRace = 2,
+  kStreamReplacement = 3,
+  kStreamOrder = 4,  // systematic: the random order of the segments
+  kStreamOffset = 5,  // systematic: the one uniform
+};
 
 struct RandomKey {
   uint64_t seed;
@@ -39,14 +45,16 @@ HL_HD PhiloxBlock philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
 
 // 64 random bits number `index`; each block yields two of them.
 HL_HD uint64_t random_bits64(const RandomKey& key, uint64_t index) {
-  const PhiloxBlock block =
-      philox4x32(static_cast<uint32_t>(index >> 1), key.minibatch, key.epoch, key.stream,
-                 static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32));
+  const PhiloxBlock block = philox4x32(static_cast<uint32_t>(index >> 1), key.minibatch, key.epoch, key.stream,
+                                       static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32));
   const int half = static_cast<int>(index & 1) * 2;
   return (static_cast<uint64_t>(block.word[half + 1]) << 32) | block.word[half];
 }
 
 // Uniform in (0, 1] with 53 random bits: never 0, so that its logarithm is finite.
 HL_HD double uniform_open_closed(uint64_t bits) { return static_cast<double>((bits >> 11) + 1) * 0x1p-53; }
+
+// Uniform in [0, 1) with 53 random bits.
+HL_HD double uniform_closed_open(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
 }  // namespace hotloop

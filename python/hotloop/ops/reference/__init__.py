@@ -14,8 +14,13 @@ from __future__ import annotations
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.movement import LastActions, RowCursors, gather, scatter_, store_
 from hotloop.ops.reference.sampling import (
+    PRIORITY_FLOOR,
+    STREAM_OFFSET,
+    STREAM_ORDER,
     STREAM_PERMUTATION,
     STREAM_RACE,
+    STREAM_REPLACEMENT,
+    inclusion_probabilities,
     permutation,
     philox4x32,
     random_bits64,
@@ -23,12 +28,17 @@ from hotloop.ops.reference.sampling import (
 )
 
 __all__ = [
+    "PRIORITY_FLOOR",
+    "STREAM_OFFSET",
+    "STREAM_ORDER",
     "STREAM_PERMUTATION",
     "STREAM_RACE",
+    "STREAM_REPLACEMENT",
     "LastActions",
     "RowCursors",
     "gae",
     "gather",
+    "inclusion_probabilities",
     "permutation",
     "philox4x32",
     "puff_advantage",

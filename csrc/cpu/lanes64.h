@@ -1,0 +1,158 @@
+// Vectors of 64-bit lanes, and on them what the sampling laws spend their time in: Philox, logarithm, exponential.
+// Every operation is rounded once and in the order written here, so each width gives the same bits.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "../core/philox.h"
+#include "isa_namespace.h"
+
+namespace hotloop {
+namespace HL_ISA_NAMESPACE {
+
+#if defined(__AVX2__)
+constexpr int kLaneBytes = 32;
+#else
+constexpr int kLaneBytes = 16;
+#endif
+constexpr int kLanes64 = kLaneBytes / 8;
+
+typedef uint64_t U64 __attribute__((vector_size(kLaneBytes)));
+typedef double F64 __attribute__((vector_size(kLaneBytes)));
+
+static inline U64 splat(uint64_t x) { return U64{} + x; }
+static inline F64 splat_f64(double x) { return F64{} + x; }
+
+static inline U64 lane_numbers() {
+#if defined(__AVX2__)
+  return U64{0, 1, 2, 3};
+#else
+  return U64{0, 1};
+#endif
+}
+
+template <class V, class T>
+static inline V load_lanes(const T* at) {
+  V v;
+  std::memcpy(&v, at, sizeof v);
+  return v;
+}
+
+template <class V, class T>
+static inline void store_lanes(T* at, V v) {
+  std::memcpy(at, &v, sizeof v);
+}
+
+// Products of the lanes' low halves; the high halves are ignored.
+static inline U64 multiply_low_halves(U64 a, U64 b) {
+#if defined(__AVX2__)
+  return reinterpret_cast<U64>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<U64>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  return (a & splat(0xffffffffull)) * (b & splat(0xffffffffull));
+#endif
+}
+
+static inline void interleave(U64 even, U64 odd, U64* first, U64* second) {
+#if defined(__AVX2__)
+  *first = __builtin_shufflevector(even, odd, 0, 4, 1, 5);
+  *second = __builtin_shufflevector(even, odd, 2, 6, 3, 7);
+#else
+  *first = __builtin_shufflevector(even, odd, 0, 2);
+  *second = __builtin_shufflevector(even, odd, 1, 3);
+#endif
+}
+
+constexpr int kPhiloxGroups = 2;  // side by side, to hide a multiply's latency
+constexpr int kPhiloxValues = 2 * kLanes64 * kPhiloxGroups;  // 64-bit values that one call yields
+
+// random_bits64(key, first ... first + kPhiloxValues - 1); `first` is even.
+static inline void random_lanes(const RandomKey& key, uint64_t first, uint64_t* out) {
+  U64 c0[kPhiloxGroups], c1[kPhiloxGroups], c2[kPhiloxGroups], c3[kPhiloxGroups];
+  for (int g = 0; g < kPhiloxGroups; ++g) {
+    c0[g] = splat((first >> 1) + static_cast<uint64_t>(g * kLanes64)) + lane_numbers();
+    c1[g] = splat(key.minibatch);
+    c2[g] = splat(key.epoch);
+    c3[g] = splat(key.stream);
+  }
+  uint32_t k0 = static_cast<uint32_t>(key.seed);
+  uint32_t k1 = static_cast<uint32_t>(key.seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (int g = 0; g < kPhiloxGroups; ++g) {
+      // High halves collect rubbish, which no multiplication reads and the end masks away.
+      const U64 p0 = multiply_low_halves(c0[g], splat(0xD2511F53ull));
+      const U64 p1 = multiply_low_halves(c2[g], splat(0xCD9E8D57ull));
+      c0[g] = (p1 >> 32) ^ c1[g] ^ splat(k0);
+      c2[g] = (p0 >> 32) ^ c3[g] ^ splat(k1);
+      c1[g] = p1;
+      c3[g] = p0;
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  for (int g = 0; g < kPhiloxGroups; ++g) {
+    const U64 even = (c0[g] & splat(0xffffffffull)) | (c1[g] << 32);
+    const U64 odd = (c2[g] & splat(0xffffffffull)) | (c3[g] << 32);
+    U64 low, high;
+    interleave(even, odd, &low, &high);
+    store_lanes(out + g * 2 * kLanes64, low);
+    store_lanes(out + g * 2 * kLanes64 + kLanes64, high);
+  }
+}
+
+// Exact for lanes below 2^53: no instruction set before AVX-512 converts 64-bit integers.
+static inline F64 to_double(U64 n) {
+  const U64 two52 = splat(0x4330000000000000ull);
+  const F64 high = reinterpret_cast<F64>((n >> 32) | two52) - splat_f64(0x1p52);
+  const F64 low = reinterpret_cast<F64>((n & splat(0xffffffffull)) | two52) - splat_f64(0x1p52);
+  return high * splat_f64(0x1p32) + low;
+}
+
+// Natural logarithm of 2^shift * x, x a normal positive number, to 1 ulp; the polynomial is that of fdlibm's e_log.c.
+static inline F64 log_lanes(F64 x, double shift) {
+  const U64 bits = reinterpret_cast<U64>(x);
+  // x = 2^k z with z in [sqrt(1/2), sqrt(2)); 1024 is added to k so that a shift without sign does
+  const U64 above = bits - splat(0x3fe6a09e00000000ull) + splat(0x4000000000000000ull);
+  const U64 biased = above >> 52;
+  const F64 z =
+      reinterpret_cast<F64>(bits - (above & splat(0xfff0000000000000ull)) + splat(0x4000000000000000ull));
+  const F64 k = reinterpret_cast<F64>(biased | splat(0x4330000000000000ull)) - splat_f64(0x1p52 + 1024 - shift);
+  const F64 f = z - 1.0;
+  const F64 s = f / (f + 2.0);
+  const F64 s2 = s * s;
+  const F64 s4 = s2 * s2;
+  const F64 t1 = s4 * (3.999999999940941908e-01 + s4 * (2.222219843214978396e-01 + s4 * 1.531383769920937332e-01));
+  const F64 t2 =
+      s2 * (6.666666666666735130e-01 +
+            s4 * (2.857142874366239149e-01 + s4 * (1.818357216161805012e-01 + s4 * 1.479819860511658591e-01)));
+  const F64 half = 0.5 * f * f;
+  return k * 6.93147180369123816490e-01 - ((half - (s * (half + (t1 + t2)) + k * 1.90821492927058770002e-10)) - f);
+}
+
+// e^y for |y| <= 120, to 1e-11: more than a float needs, and the bound covers every finite float but 0.
+static inline F64 exp_lanes(F64 y) {
+  const double shifter = 0x1.8p52;  // rounds to an integer, which then stands in the low bits
+  const F64 shifted = y * 1.44269504088896338700e+00 + shifter;
+  const F64 n = shifted - shifter;
+  const F64 r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  F64 e = splat_f64(1.0 / 3628800);
+  e = e * r + 1.0 / 362880;
+  e = e * r + 1.0 / 40320;
+  e = e * r + 1.0 / 5040;
+  e = e * r + 1.0 / 720;
+  e = e * r + 1.0 / 120;
+  e = e * r + 1.0 / 24;
+  e = e * r + 1.0 / 6;
+  e = e * r + 0.5;
+  e = e * r + 1.0;
+  e = e * r + 1.0;
+  return reinterpret_cast<F64>(reinterpret_cast<U64>(e) + (reinterpret_cast<U64>(shifted) << 52));
+}
+
+}  // namespace HL_ISA_NAMESPACE
+}  // namespace hotloop
