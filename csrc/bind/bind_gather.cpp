@@ -35,8 +35,6 @@ void gather_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_gather(PyObject* module) {
-  add_op<3, gather_checked>(module, kOp);
-}
+void bind_gather(PyObject* module) { add_op<3, gather_checked>(module, kOp); }
 
 }  // namespace hotloop

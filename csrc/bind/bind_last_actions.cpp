@@ -14,7 +14,8 @@ constexpr const char* kWrite = "last_actions_write_";
 void expect_slice(const char* op, int64_t start, int64_t count, int64_t agents) {
   if (start + count > agents) {
     throw Error(PyExc_IndexError, std::string(op) + ": agents [" + std::to_string(start) + ", " +
-                          std::to_string(start + count) + ") must lie in [0, " + std::to_string(agents) + ")");
+                                      std::to_string(start + count) + ") must lie in [0, " +
+                                      std::to_string(agents) + ")");
   }
 }
 

@@ -34,8 +34,6 @@ void scatter_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_scatter(PyObject* module) {
-  add_op<3, scatter_checked>(module, kOp);
-}
+void bind_scatter(PyObject* module) { add_op<3, scatter_checked>(module, kOp); }
 
 }  // namespace hotloop

@@ -9,6 +9,7 @@
 #include "../cpu/isa.h"
 #include "../cpu/parallel.h"
 #include "bind_ops.h"
+#include "bind_plans.h"
 #include "bind_row_cursors.h"
 #include "errors.h"
 #include "native_face.h"
@@ -96,6 +97,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("build_info", &build_info);
   m.def("openmp_max_threads", &openmp_max_threads);
   hotloop::bind_row_cursors(m);
+  hotloop::bind_store_plan(m);
+  hotloop::bind_gather_plan(m);
+  hotloop::bind_stage_plan(m);
   try {
     hotloop::init_torch_bridge();
     check_isa_override();

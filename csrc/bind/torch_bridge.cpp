@@ -126,9 +126,8 @@ const dlpack::ExchangeApi& exchange_api() { return *bridge.api; }
 bool has_negative_bit(PyObject* tensor, const dlpack::Tensor& raw) {
   KnownTensor& known = known_tensors[(reinterpret_cast<uintptr_t>(tensor) >> 4) % kKnownTensors];
   if (known.is(tensor, raw)) return false;
-  const bool negative = bridge.is_neg_direct != nullptr
-                            ? is_true(bridge.is_neg_direct(tensor, nullptr))
-                            : is_true(PyObject_CallOneArg(bridge.is_neg, tensor));
+  const bool negative = bridge.is_neg_direct != nullptr ? is_true(bridge.is_neg_direct(tensor, nullptr))
+                                                        : is_true(PyObject_CallOneArg(bridge.is_neg, tensor));
   if (!negative) known.remember(tensor, raw);
   return negative;
 }
@@ -156,6 +155,18 @@ void bump_version(PyObject* tensor) {
     PyTuple_SET_ITEM(tensors, 0, nullptr);
     Py_DECREF(tensor);
   }
+  Py_DECREF(checked(done));
+}
+
+void bump_versions(PyObject* const* tensors, size_t count) {
+  if (count == 0) return;
+  PyObject* all = checked(PyTuple_New(static_cast<Py_ssize_t>(count)));
+  for (size_t i = 0; i < count; ++i) {
+    Py_INCREF(tensors[i]);
+    PyTuple_SET_ITEM(all, static_cast<Py_ssize_t>(i), tensors[i]);
+  }
+  PyObject* done = PyObject_CallOneArg(bridge.increment_version, all);
+  Py_DECREF(all);
   Py_DECREF(checked(done));
 }
 

@@ -16,6 +16,7 @@ bool has_negative_bit(PyObject* tensor, const dlpack::Tensor& raw);
 bool requires_grad(PyObject* tensor);
 bool grad_mode_enabled();
 void bump_version(PyObject* tensor);  // tells autograd that the tensor was written to
+void bump_versions(PyObject* const* tensors, size_t count);  // the same of several, in one call
 
 void init_torch_bridge();  // imports torch; raises ImportError where its exchange API is missing or unknown
 

@@ -92,3 +92,31 @@ class RowCursors:
     def advance(self, start: int, stop: int) -> None: ...
     def position(self, agent: int) -> int: ...
     def set_counters(self, free_idx: int, full_rows: int) -> None: ...
+
+class StorePlan:
+    def __init__(
+        self,
+        buffer: Any,
+        paths: Sequence[tuple[str, ...]],
+        action_path: tuple[str, ...],
+        cursors: RowCursors,
+    ) -> None: ...
+    def store(self, source: Any, start: int, stop: int, last_actions: Tensor | None) -> Any: ...
+
+class GatherPlan:
+    def __init__(
+        self, paths: Sequence[tuple[str, ...]], out: tuple[Tensor, ...], scales: Sequence[float]
+    ) -> None: ...
+    def gather(self, source: Any, indices: Tensor) -> bool: ...
+
+class StagePlan:
+    def __init__(
+        self,
+        names: Sequence[str],
+        targets: tuple[Tensor, ...],
+        scales: Sequence[float],
+        offsets: Sequence[int],
+        cleared: Sequence[bool],
+        count: int,
+    ) -> None: ...
+    def stage(self, sources: list[Tensor], ends: tuple[Tensor, ...]) -> bool: ...

@@ -5,17 +5,23 @@ Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torc
 
 from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
+from hotloop.ops.gather_plan import GatherPlan
 from hotloop.ops.last_actions import LastActions
 from hotloop.ops.puff_advantage import puff_advantage
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.row_priorities import row_priorities
 from hotloop.ops.sample_segments import sample_segments
 from hotloop.ops.scatter import scatter_
+from hotloop.ops.stage_plan import StagePlan
 from hotloop.ops.store import store_
+from hotloop.ops.store_plan import StorePlan
 
 __all__ = [
+    "GatherPlan",
     "LastActions",
     "RowCursors",
+    "StagePlan",
+    "StorePlan",
     "gae",
     "gather",
     "puff_advantage",

@@ -35,6 +35,11 @@ class RowCursors:
         self._native = _core.RowCursors(self.rows, self.positions, segments, horizon)
 
     @property
+    def native(self) -> _core.RowCursors:
+        """The native state, for plans that advance it."""
+        return self._native
+
+    @property
     def free_idx(self) -> int:
         """The row that the next finished agent gets."""
         return self._native.free_idx

@@ -1,0 +1,11 @@
+// Plans are classes with state, bound with pybind11.
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace hotloop {
+
+void bind_store_plan(pybind11::module_& m);
+void bind_gather_plan(pybind11::module_& m);
+void bind_stage_plan(pybind11::module_& m);
+
+}  // namespace hotloop

@@ -1,0 +1,99 @@
+"""`GatherPlan`: rows of all leaves of a buffer into minibatch memory that is used again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotloop import _core
+from hotloop.ops.store_plan import LeafKey, leaf_at, leaf_path
+
+
+class GatherPlan:
+    """Gathers rows of the leaves `keys` into the tensors `out`.
+
+    The leaves are looked up anew at every call, so one that was replaced is read where it is now; one whose
+    shape no longer fits raises.
+
+    Args:
+        out: for every leaf key (a tuple for nested ones) a CPU tensor `[k, ...]` with memory of its own. A
+            dtype other than the leaf's converts on the way.
+        scales: for some of the keys a factor, for instance `1 / 255` of uint8 pixels; floating `out` only.
+
+    Attributes:
+        out: the tensors by key, overwritten by every call.
+
+    Raises:
+        KeyError: a scale for a key that `out` lacks. TypeError: a scale for an integer tensor.
+    """
+
+    def __init__(
+        self, out: Mapping[LeafKey, Tensor], *, scales: Mapping[LeafKey, float] | None = None
+    ) -> None:
+        self.out = dict(out)
+        self.scales = check_scales("GatherPlan", self.out, scales)
+        factors = [self.scales.get(key, 1.0) for key in self.out]
+        self._native = _core.GatherPlan(tuple(map(leaf_path, self.out)), tuple(self.out.values()), factors)
+
+    @classmethod
+    def allocate(
+        cls,
+        leaves: Mapping[LeafKey, Tensor],
+        count: int,
+        *,
+        dtypes: Mapping[LeafKey, torch.dtype] | None = None,
+        scales: Mapping[LeafKey, float] | None = None,
+    ) -> GatherPlan:
+        """A plan with new tensors for `count` rows of every leaf `[S, ...]`, of the leaf's dtype unless
+        `dtypes` names another."""
+        wanted = dtypes or {}
+        out = {
+            key: torch.empty((count, *leaf.shape[1:]), dtype=wanted.get(key, leaf.dtype))
+            for key, leaf in leaves.items()
+        }
+        return cls(out, scales=scales)
+
+    def gather(self, source: Mapping[Any, Any] | Sequence[Tensor] | Any, indices: Tensor) -> None:
+        """`out[key][j] = source[key][indices[j]]` for every key, times its scale.
+
+        Args:
+            source: a TensorDict or dict with the plan's keys, or a list of tensors in their order; each
+                `[S, ...]` with one common S.
+            indices: `[k]` int64, contiguous; checked before anything is written.
+
+        Raises:
+            KeyError: the source lacks a key. IndexError: an index outside [0, S).
+            TypeError, ValueError: a tensor of a wrong kind or shape.
+        """
+        if self._native.gather(source, indices):
+            return
+        # A tensor subclass, which torch's dispatcher must see.
+        for place, (key, out) in enumerate(self.out.items()):
+            leaf = source[place] if isinstance(source, (list, tuple)) else leaf_at(source, leaf_path(key))
+            rows = leaf.index_select(0, indices)
+            factor = self.scales.get(key, 1.0)
+            out.copy_(rows if factor == 1.0 else rows.to(out.dtype) * factor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.out, self.scales)
+
+
+def _restore(out: dict[LeafKey, Tensor], scales: dict[LeafKey, float]) -> GatherPlan:
+    return GatherPlan(out, scales=scales)
+
+
+def check_scales(
+    name: str, targets: Mapping[Any, Tensor], scales: Mapping[Any, float] | None
+) -> dict[Any, float]:
+    """The scales as floats. KeyError for an unknown key, TypeError for one of an integer target."""
+    for key in scales or {}:
+        if key not in targets:
+            raise KeyError(f"{name}: scales must be for some of {list(targets)}, got {key!r}")
+        if not targets[key].dtype.is_floating_point:
+            raise TypeError(
+                f"{name}: {key!r} must be of a floating dtype to be scaled, got {targets[key].dtype}"
+            )
+    return {key: float(factor) for key, factor in (scales or {}).items()}
