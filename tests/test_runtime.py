@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +47,9 @@ def test_one_openmp_runtime_that_torch_governs(imports: str) -> None:
     assert result.returncode == 0, result.stderr
     runtimes, one, three = result.stdout.splitlines()
     assert runtimes.split()[0] == "1", runtimes
+    shipped = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+    if shipped.exists():  # and not the system's, which would be mapped if the native module came before torch
+        assert runtimes.split()[1] == str(shipped)
     assert (one, three) == ("1", "3")
 
 

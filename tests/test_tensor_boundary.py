@@ -281,6 +281,8 @@ def test_index_arithmetic_is_64_bit() -> None:
     assert torch.equal(
         ops.puff_advantage(wide, x, x, x, 0.9, 0.9), reference.puff_advantage(wide.clone(), x, x, x, 0.9, 0.9)
     )
+    ops.puff_advantage(x, x, x, x, 0.9, 0.9, out=wide)
+    assert torch.equal(wide, reference.puff_advantage(x, x, x, x, 0.9, 0.9))
 
 
 # -- other objects -------------------------------------------------------------------------------------------

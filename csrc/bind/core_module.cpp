@@ -113,8 +113,7 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_store(m.ptr());
     hotloop::bind_last_actions(m.ptr());
   } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
-    PyErr_SetString(error.type, error.what());
-    throw py::error_already_set();
+    throw py::import_error(error.what());
   } catch (const hotloop::PythonErrorSet&) {
     throw py::error_already_set();
   }
