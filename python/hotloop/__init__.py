@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hotloop import envs, losses, ops, policies
     from hotloop.context import ComponentContext, LoopConfig, TrainerState
     from hotloop.experience import Experience
+    from hotloop.freed_memory import FreedMemory, keep_freed_memory
     from hotloop.loop import CoreTrainingLoop, RolloutResult
     from hotloop.stopwatch import Stopwatch
 
@@ -30,6 +31,8 @@ _MODULE_OF = {
     "LoopConfig": "hotloop.context",
     "TrainerState": "hotloop.context",
     "Experience": "hotloop.experience",
+    "FreedMemory": "hotloop.freed_memory",
+    "keep_freed_memory": "hotloop.freed_memory",
     "CoreTrainingLoop": "hotloop.loop",
     "RolloutResult": "hotloop.loop",
     "Stopwatch": "hotloop.stopwatch",
@@ -40,12 +43,14 @@ __all__ = [
     "ComponentContext",
     "CoreTrainingLoop",
     "Experience",
+    "FreedMemory",
     "LoopConfig",
     "RolloutResult",
     "Stopwatch",
     "TrainerState",
     "__version__",
     "envs",
+    "keep_freed_memory",
     "losses",
     "ops",
     "policies",

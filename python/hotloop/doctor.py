@@ -139,6 +139,7 @@ def _core() -> dict[str, Any]:
         "isas_supported": list(core.isas_supported()),
         "build": dict(core.build_info()),
         "openmp_max_threads": core.openmp_max_threads(),
+        "memory_obstacle": core.keep_freed_memory(),  # of this process, which ends soon
     }
 
 
@@ -307,6 +308,12 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
             row(
                 "instruction set",
                 f"{core['isa']} (this processor can run {', '.join(core['isas_supported'])})",
+            ),
+            row(
+                "freed memory",
+                f"cannot be kept: {core['memory_obstacle']}"
+                if core["memory_obstacle"]
+                else "can be kept (hotloop.keep_freed_memory)",
             ),
         ]
     else:

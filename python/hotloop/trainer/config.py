@@ -125,6 +125,8 @@ class TrainConfig(_Section):
     """Where the policy lives: cpu, cuda or cuda:1, say."""
     threads: int | None = Field(default=1, ge=1)
     """CPU threads of torch and of the kernels; None leaves torch's choice. 1 is best for small networks."""
+    keep_freed_memory: bool = True
+    """Keep freed memory for the next allocation instead of giving it back: see hotloop.keep_freed_memory."""
     run_dir: Path | None = None
     """Where the run is written; runs/<env>-seed<seed>-<time> when None."""
     resume: Path | None = None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from hotloop.freed_memory import keep_freed_memory
 from hotloop.trainer.build import build_components, learning_rate, make_environment, optimizer_settings
 from hotloop.trainer.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from hotloop.trainer.config import TrainConfig, changed_on_resume
@@ -90,6 +91,8 @@ class Trainer:
     ) -> None:
         self.config = config = config.resolved()
         self.directory, state = _open_directory(config)
+        if config.keep_freed_memory:
+            keep_freed_memory()  # where that cannot be, `hotloop doctor` says why
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
