@@ -1,9 +1,9 @@
 """What the C library does with freed memory, and how to keep it.
 
-glibc hands large freed blocks back to the kernel (those of 128 KiB to 32 MiB, by thresholds that it moves
-by itself). The next tensor of that size gets fresh pages, and each is cleared and mapped at its first touch:
-5 to 6 times the cost of writing it. A training loop frees and allocates the same activations thousands of times a
-second.
+glibc hands large freed blocks back to the kernel (those of 128 KiB to 32 MiB, by thresholds that it
+moves by itself). The next tensor of that size gets fresh pages, and each is cleared and mapped at its
+first touch: 5 to 6 times the cost of writing it. A training loop frees and allocates the same
+activations thousands of times a second.
 """
 
 from __future__ import annotations
