@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench lint format isa-check sanitize wheel-check peers clean distclean
+.PHONY: help train test bench lint format isa-check sanitize wheel-check peers environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -29,6 +29,7 @@ help:
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make peers        install what tests marked peers compare with, and run those"
+	@echo "make environments  install EnvPool, and run the tests of its environments"
 	@echo "make clean        remove what was built; make distclean removes .venv too"
 
 train: $(VENV)/.extra-train $(VENV)/.native
@@ -64,6 +65,9 @@ wheel-check: $(VENV)/.extra-test
 peers: $(VENV)/.extra-test $(VENV)/.extra-peers $(VENV)/.native
 	PUFFERLIB_DISABLE_CUDA=1 $(PIP) --no-deps --no-build-isolation --no-binary pufferlib-core pufferlib-core==3.0.23
 	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
+
+environments: $(VENV)/.extra-test $(VENV)/.extra-envpool $(VENV)/.native
+	$(BIN)/python -m pytest -m environments $(PYTEST_ARGS)
 
 # Stamps. torch comes first and pinned: the later installs find their requirement met and leave it alone.
 $(VENV)/.base: requirements/constraints.txt

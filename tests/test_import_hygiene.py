@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli", "doctor", "__init__"},
 }
 # Parts that need the extra `train`; everything else imports with the four required packages alone.
-NEEDS_EXTRAS = ("hotloop.trainer", "hotloop.cli", "hotloop.envs.gymnasium")
+NEEDS_EXTRAS = ("hotloop.trainer", "hotloop.cli", "hotloop.envs.gymnasium", "hotloop.envs.envpool")
 
 
 class Import(NamedTuple):

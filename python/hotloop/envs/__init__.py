@@ -15,11 +15,13 @@ from hotloop.envs.protocol import (
 )
 
 if TYPE_CHECKING:
+    from hotloop.envs.envpool import EnvPoolEnvironment
     from hotloop.envs.gymnasium import GymnasiumEnvironment
 
 __all__ = [
     "AutoresetMode",
     "BatchInfo",
+    "EnvPoolEnvironment",
     "GymnasiumEnvironment",
     "ReportsAutoreset",
     "SavesState",
@@ -36,4 +38,8 @@ def __getattr__(name: str) -> Any:
         from hotloop.envs.gymnasium import GymnasiumEnvironment
 
         return GymnasiumEnvironment
+    if name == "EnvPoolEnvironment":
+        from hotloop.envs.envpool import EnvPoolEnvironment
+
+        return EnvPoolEnvironment
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

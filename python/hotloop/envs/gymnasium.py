@@ -124,7 +124,7 @@ class GymnasiumEnvironment:
             n = int(vector_env.num_envs)
             self._autoreset = autoreset_of(vector_env)
             self._observation_space = observation_space_of(vector_env)
-            self._action_space, self._convert = actions_of(vector_env, action_bounds)
+            self._action_space, self._convert = actions_of(vector_env.single_action_space, n, action_bounds)
             self._batch_info = _BatchInfo(n)
             self._statistics = EpisodeStatistics(n)
             shape = (n, *self._observation_space.shape)

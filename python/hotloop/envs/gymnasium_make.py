@@ -163,10 +163,9 @@ def observation_space_of(vector_env: Any) -> gymnasium.spaces.Box:
 
 
 def actions_of(
-    vector_env: Any, bounds: ActionBounds
+    space: Any, n: int, bounds: ActionBounds
 ) -> tuple[gymnasium.Space[Any], Callable[[npt.NDArray[Any]], npt.NDArray[Any]]]:
-    """The space that a policy acts in, and the function from a batch of its actions to the environment's."""
-    space, n = vector_env.single_action_space, int(vector_env.num_envs)
+    """The space that a policy acts in, and the function from n of its actions to the environment's."""
     if isinstance(space, gymnasium.spaces.Discrete):
         return space, DiscreteActions(space.n, space.start, space.dtype, n)
     if isinstance(space, gymnasium.spaces.MultiDiscrete):
@@ -176,6 +175,4 @@ def actions_of(
         if bounds == "scale":
             space = gymnasium.spaces.Box(-1.0, 1.0, space.shape, space.dtype.type)
         return space, convert
-    raise TypeError(
-        f"GymnasiumEnvironment: action space must be Discrete, MultiDiscrete or a floating Box, got {space}"
-    )
+    raise TypeError(f"action space must be Discrete, MultiDiscrete or a floating Box, got {space}")
