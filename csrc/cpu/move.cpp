@@ -1,7 +1,9 @@
 #include "move.h"
 
+#include <algorithm>
 #include <cstring>
 
+#include "load.h"
 #include "parallel.h"
 
 namespace hotloop {
@@ -77,6 +79,24 @@ void move_rows(const std::vector<RowMove>& moves, const int64_t* to_rows, const 
     const int64_t block = task / leaves;
     rows(moves[static_cast<size_t>(task % leaves)], block * count / kBlocks, (block + 1) * count / kBlocks);
   });
+}
+
+void clear_rows(const RowMove& move, const Matrix& flags, int64_t count) {
+  RowCopy clear = move.row;  // one zero read with stride 0 fills a row
+  clear.from = clear.to;
+  clear.contiguous_bytes = 0;
+  clear.scale = 1.0;
+  std::fill(std::begin(clear.from_stride), std::end(clear.from_stride), 0);
+  alignas(8) const char zero[8] = {};
+  constexpr int64_t kRun = 256;
+  float scratch[kRun];
+  for (int64_t begin = 0; begin < count; begin += kRun) {
+    const int64_t size = std::min(kRun, count - begin);
+    const float* flagged = baseline::load_along_rows(flags, begin, 0, size, scratch);
+    for (int64_t i = 0; i < size; ++i) {
+      if (flagged[i] != 0.0f) copy_row(clear, move.to + (begin + i) * move.to_step, zero);
+    }
+  }
 }
 
 }  // namespace hotloop

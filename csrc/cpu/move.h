@@ -23,4 +23,7 @@ RowMove plan_move(const View& to, int to_skip, const View& from, int from_skip, 
 void move_rows(const std::vector<RowMove>& moves, const int64_t* to_rows, const int64_t* from_rows, int64_t count,
                int64_t bytes);
 
+// Rows of `move.to` whose flag, [count], is true become zeros.
+void clear_rows(const RowMove& move, const Matrix& flags, int64_t count);
+
 }  // namespace hotloop
