@@ -260,7 +260,7 @@ def test_cursors_that_were_tampered_with() -> None:
     ):
         before = int(which[1])
         which[1] = value
-        with pytest.raises(error, match="StorePlan.store"):
+        with pytest.raises(error, match=r"StorePlan\.store"):
             plan.store(source, 0, 3)
         which[1] = before
     plan.cursors.positions.fill_(2)
