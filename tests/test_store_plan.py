@@ -196,6 +196,17 @@ def test_actions_that_do_not_fit_are_left_to_the_caller() -> None:
     assert plan.cursors.positions.tolist() == [8] * 3
 
 
+def test_leaves_without_elements() -> None:
+    buffer = {"x": torch.zeros(3, 2), "y": torch.zeros(3, 2, 0, 4)}
+    plan = ops.StorePlan(buffer, ["x", "y"], ops.RowCursors(3, 3, 2))
+    for _ in range(2):
+        plan.store({"x": torch.ones(3), "y": torch.zeros(3, 0, 4)}, 0, 3)
+    assert (buffer["x"] == 1).all()
+    gathered = ops.GatherPlan({"x": torch.zeros(5, 2), "y": torch.zeros(5, 2, 0, 4)})
+    gathered.gather(buffer, torch.tensor([2, 1, 0, 1, 2]))
+    assert (gathered.out["x"] == 1).all()
+
+
 def test_no_agents_write_nothing() -> None:
     buffer = {"x": torch.zeros(3, 2)}
     plan = ops.StorePlan(buffer, ["x"], ops.RowCursors(3, 3, 2))

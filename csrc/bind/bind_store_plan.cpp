@@ -35,7 +35,11 @@ struct StorePlan {
         last_names({"last_actions"}) {
     HeldTensors leaves(buffer_names);
     paths.find_all("StorePlan", "buffer", buffer, &leaves);
-    leaves.read("StorePlan");
+    try {
+      leaves.read("StorePlan");
+    } catch (const NeedsDispatcher&) {
+      return;  // tensor subclasses are left to torch, and to the moment they are written
+    }
     check_buffer("StorePlan", leaves);
   }
 

@@ -62,6 +62,7 @@ bool disjoint(const View& a, const View& b) {
 ByteRange byte_range(const View& view) {
   const int64_t size = itemsize(view.dtype);
   int64_t low = 0, high = 0;
+  if (view_numel(view) == 0) return {view.data, view.data};  // it may have no memory at all
   for (int i = 0; i < view.ndim; ++i) {
     const int64_t extent = (view.shape[i] - 1) * view.stride[i];
     (extent < 0 ? low : high) += extent;

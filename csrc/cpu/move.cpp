@@ -52,10 +52,12 @@ void move_in_order(const RowMove& m, int64_t begin, int64_t end) {
 }  // namespace
 
 RowMove plan_move(const View& to, int to_skip, const View& from, int from_skip, double scale) {
+  // An empty tensor may have no memory, and a null pointer cannot be moved on; nothing is read or written there.
+  static char nothing;
   RowMove move;
   move.row = plan_row_copy(to, to_skip, from, from_skip, scale);
-  move.to = to.data;
-  move.from = from.data;
+  move.to = to.data != nullptr ? to.data : &nothing;
+  move.from = from.data != nullptr ? from.data : &nothing;
   move.to_step = to.stride[to_skip - 1] * itemsize(to.dtype);
   move.from_step = from.stride[from_skip - 1] * itemsize(from.dtype);
   return move;

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hotloop.context import ComponentContext, LoopConfig, TrainerState
     from hotloop.experience import Experience
     from hotloop.loop import CoreTrainingLoop, RolloutResult
+    from hotloop.segment_sampler import SegmentSampler
     from hotloop.stopwatch import Stopwatch
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _MODULE_OF = {
     "Experience": "hotloop.experience",
     "CoreTrainingLoop": "hotloop.loop",
     "RolloutResult": "hotloop.loop",
+    "SegmentSampler": "hotloop.segment_sampler",
     "Stopwatch": "hotloop.stopwatch",
 }
 _SUBMODULES = ("envs", "losses", "ops", "policies")
@@ -42,6 +44,7 @@ __all__ = [
     "Experience",
     "LoopConfig",
     "RolloutResult",
+    "SegmentSampler",
     "Stopwatch",
     "TrainerState",
     "__version__",
