@@ -268,3 +268,19 @@ def test_property_any_permuted_view(
     plan.gather(source, indices)
     reference.gather_plan(expected, source, indices, {"x": scale})
     assert torch.equal(plan.out["x"], expected["x"])
+
+
+@pytest.mark.parametrize("width", [256, 1000, 4099])
+def test_wide_rows_into_large_memory_go_past_the_cache(width: int, threads: None) -> None:
+    count = 2**24 // width + 1
+    source = leaf((50, width), torch.uint8)
+    out = torch.full((count, width + 3), 7, dtype=torch.uint8)
+    plan = ops.GatherPlan({"x": out[:, 1:-2]})
+    indices = draw(50, count)
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        out.fill_(7)
+        plan.gather([source], indices)
+        assert torch.equal(out[:, 1:-2], source[indices])
+        assert (out[:, 0] == 7).all()
+        assert (out[:, -2:] == 7).all()

@@ -404,3 +404,20 @@ def test_property_any_slices_in_any_order(data: st.DataObject) -> None:
     assert last.buffer.equal(last_twin.buffer)
     assert cursors.rows.equal(twin.rows)
     assert cursors.positions.equal(twin.positions)
+
+
+@pytest.mark.parametrize("width", [255, 256, 257, 321, 600])
+@pytest.mark.parametrize("offset", [0, 1, 63])
+def test_wide_rows_of_a_large_buffer_go_past_the_cache(width: int, offset: int) -> None:
+    """Rows at every alignment to a cache line, and nothing beside them touched."""
+    agents, horizon = 9, 2**24 // (9 * width) + 1
+    pool = torch.full((agents, horizon, width + 64), 7, dtype=torch.uint8)
+    buffer = {"x": pool[:, :, offset : offset + width]}
+    plan = ops.StorePlan(buffer, ["x"], ops.RowCursors(agents, agents, horizon))
+    expected = pool[:, :3].clone()
+    for t, bounds in enumerate([(0, 9), (0, 9), (0, 4), (4, 9)]):
+        source = leaf((bounds[1] - bounds[0], width), torch.uint8, seed=t)
+        expected[slice(*bounds), min(t, 2), offset : offset + width] = source
+        plan.store({"x": source}, *bounds)
+    assert pool[:, :3].equal(expected)
+    assert (pool[:, 3:5] == 7).all()

@@ -5,6 +5,7 @@
 
 #include "load.h"
 #include "parallel.h"
+#include "stream.h"
 
 namespace hotloop {
 namespace {
@@ -32,6 +33,12 @@ void move_leaf(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t beg
     case 8: return move_fixed<8>(m, to_rows, from_rows, begin, end);
     default: break;
   }
+  if (m.stream) {
+    for (int64_t i = begin; i < end; ++i) {
+      stream_bytes(m.to + to_rows[i] * m.to_step, m.from + from_rows[i] * m.from_step, m.row.contiguous_bytes);
+    }
+    return stream_end();
+  }
   for (int64_t i = begin; i < end; ++i) {
     copy_row(m.row, m.to + to_rows[i] * m.to_step, m.from + from_rows[i] * m.from_step);
   }
@@ -39,7 +46,7 @@ void move_leaf(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t beg
 
 void move_in_order(const RowMove& m, int64_t begin, int64_t end) {
   const int64_t bytes = m.row.contiguous_bytes;
-  if (bytes != 0 && m.to_step == bytes && m.from_step == bytes) {
+  if (bytes != 0 && m.to_step == bytes && m.from_step == bytes) {  // one block: libc decides how
     std::memcpy(m.to + begin * bytes, m.from + begin * bytes, static_cast<size_t>((end - begin) * bytes));
   } else if (bytes == 0 && m.row.ndim == 0) {  // rows of one number that is converted: a strided run
     copy_run(m.row, m.to + begin * m.to_step, m.to_step / itemsize(m.row.to), m.from + begin * m.from_step,
@@ -60,6 +67,7 @@ RowMove plan_move(const View& to, int to_skip, const View& from, int from_skip, 
   move.from = from.data != nullptr ? from.data : &nothing;
   move.to_step = to.stride[to_skip - 1] * itemsize(to.dtype);
   move.from_step = from.stride[from_skip - 1] * itemsize(from.dtype);
+  move.stream = move.row.contiguous_bytes >= kStreamRowBytes && view_bytes(to) >= kStreamTensorBytes;
   return move;
 }
 

@@ -12,6 +12,7 @@ struct RowMove {
   char* to = nullptr;
   const char* from = nullptr;
   int64_t to_step = 0, from_step = 0;  // bytes from row to row
+  bool stream = false;                 // past the cache: wide rows of a large tensor
 };
 
 // Rows are what follows the first `skip` dimensions; the first of them counts rows. `scale` multiplies floating
