@@ -21,6 +21,7 @@ from hotloop.experience_rows import RowBook, check_sizes
 from hotloop.experience_sampling import MinibatchSampler
 from hotloop.experience_stats import buffer_stats
 from hotloop.experience_store import Remembered, StepStore
+from hotloop.ops._memory import zeros_buffer
 from hotloop.spec import Key, key_name, merge_specs, normalize_spec, spec_leaves, zeros_from_spec
 
 # Metta's PPO hands importance ratios to `update` although no buffer has a place for them by default.
@@ -96,7 +97,9 @@ class Experience:
         self.write_back = write_back
 
         self.spec = normalize_spec(experience_spec)
-        self.buffer = zeros_from_spec(self.spec, (self.segments, self.bptt_horizon), self.device)
+        self.buffer = zeros_from_spec(
+            self.spec, (self.segments, self.bptt_horizon), self.device, zeros_buffer
+        )
         self._book = RowBook(total_agents, self.segments, bptt_horizon, self.device)
         self._sampler = MinibatchSampler(self)
         self._range_tensor = torch.arange(total_agents, device=self.device)

@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.ops._memory import empty_buffer
 from hotloop.segment_sampler import SegmentSampler, importance_exponent
 from hotloop.spec import Key, nest
 
@@ -168,9 +169,7 @@ class MinibatchSampler:
         shape = (self._experience.minibatch_segments, *leaf.shape[1:])
         memory = self._memory.get(key)
         if memory is None or memory.shape != shape or memory.dtype != leaf.dtype:
-            with torch.inference_mode(False):  # it outlives whatever mode this call is made in
-                memory = torch.empty(shape, dtype=leaf.dtype, device=self._experience.device)
-            self._memory[key] = memory
+            memory = self._memory[key] = empty_buffer(shape, leaf.dtype, self._experience.device)
         return memory
 
     def _assemble(self, leaves: dict[Key, Tensor]) -> TensorDict:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hotloop import _core
 from hotloop.ops._leaves import LeafKey, checked_scales, converted, leaf_at, leaf_path
+from hotloop.ops._memory import empty_buffer
 
 
 class GatherPlan:
@@ -55,7 +56,7 @@ class GatherPlan:
             if key not in leaves:
                 raise KeyError(f"GatherPlan: dtypes must be for some of {list(leaves)}, got {key!r}")
         out = {
-            key: torch.empty((count, *leaf.shape[1:]), dtype=wanted.get(key, leaf.dtype))
+            key: empty_buffer((count, *leaf.shape[1:]), wanted.get(key, leaf.dtype))
             for key, leaf in leaves.items()
         }
         return cls(out, scales=scales)
