@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from hotloop import loop_stage
 from hotloop.loop_stage import Column, Stage
 from loop_support import BOOTSTRAPPED, F32, STORED, RecordingLoss, ScriptedEnv, Setup, TinyPolicy
 
@@ -157,3 +158,33 @@ def test_last_actions_lose_nothing_of_the_stored_ones(dtype: torch.dtype) -> Non
     assert setup.loop.last_action.flatten().tolist() == env.sent[-1].tolist()
     assert setup.loop.last_action.dtype == (torch.int32 if dtype == torch.int16 else dtype)
     assert setup.experience.buffer["actions"][0, 0].item() == env.sent[-1][0]
+
+
+@pytest.mark.parametrize("has_entries", [True, False])
+def test_a_flat_tensordict_is_an_ordinary_one(has_entries: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_stage, "_HAS_ENTRIES", has_entries)
+    device = torch.device("cpu")
+    flat = loop_stage.flat_tensordict({"b": torch.ones(3), "a": torch.zeros(3, 2)}, 3, device)
+    nested = loop_stage.flat_tensordict({"b": torch.ones(3), ("m", "h"): torch.zeros(3, 2)}, 3, device)
+    for td in (flat, nested):
+        assert (td.batch_size, td.device) == ((3,), device)
+        td["new"] = torch.ones(3, 4)
+        td["b"] += 1
+        assert td[1:]["b"].tolist() == [2, 2]
+        with pytest.raises(RuntimeError):
+            td["wrong"] = torch.ones(2)
+        assert td.clone().select("new").reshape(3, 1)["new"].shape == (3, 1, 4)
+    assert list(flat.keys()) == ["b", "a", "new"]
+    assert nested["m", "h"].shape == (3, 2)
+
+
+def test_rewards_of_another_size_are_refused() -> None:
+    class Env(ScriptedEnv):
+        def get_observations(self) -> tuple[Any, ...]:
+            step = list(super().get_observations())
+            step[1] = step[1][:1]
+            return tuple(step)
+
+    setup = Setup()
+    with pytest.raises(ValueError, match="rewards must have 2 rows for the agents"):
+        setup.loop.rollout_phase(Env(ALL), setup.context)

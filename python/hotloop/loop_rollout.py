@@ -14,8 +14,8 @@ from hotloop import ops
 from hotloop.context import ComponentContext
 from hotloop.experience import Experience
 from hotloop.experience_rows import slice_bounds
-from hotloop.loop_stage import Column, Stage
-from hotloop.spec import Key, nest, normalize_spec, spec_leaves
+from hotloop.loop_stage import Column, Stage, flat_tensordict
+from hotloop.spec import Key, normalize_spec, spec_leaves
 
 _WHERE = "CoreTrainingLoop.rollout_phase"
 # What `StepBuilder.build` sets itself, and what the policy must: none of these is prefilled from the
@@ -127,11 +127,12 @@ class StepBuilder:
         else:
             raise ValueError(f"{_WHERE}: get_observations() must return 8 or 9 entries, got {len(step)}")
         window = self.window(env_slice)
-        if observations.shape[0] != window.agents:
-            raise ValueError(
-                f"{_WHERE}: observations must have {window.agents} rows for the agents {env_slice}, got "
-                f"{list(observations.shape)}"
-            )
+        for name, given in (("observations", observations), ("rewards", rewards)):
+            if given.shape[:1] != (window.agents,):
+                raise ValueError(
+                    f"{_WHERE}: {name} must have {window.agents} rows for the agents {env_slice}, got "
+                    f"{list(given.shape)}"
+                )
         return EnvStep(
             observations,
             rewards,
@@ -217,8 +218,7 @@ class StepBuilder:
             entries["valid"] = staged["valid"]
         if self._stores_truncation:
             entries["truncation_values"] = staged["truncation_values"]
-        source: Any = nest(entries) if self._blank else entries
-        return TensorDict(source, batch_size=[window.agents], device=device)
+        return flat_tensordict(entries, window.agents, device)
 
     def _stage(self, window: Window, teacher: bool) -> tuple[Stage, list[Tensor]]:
         """What copies a step of a slice, and the zeros that fill its blank entries."""

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from hotloop import ops
-from hotloop.spec import Key, key_name
+from hotloop.spec import Key, key_name, nest
+
+# Where a TensorDict keeps its entries. Its constructor looks at each of them: a third of building a step.
+_HAS_ENTRIES = isinstance(getattr(TensorDict({}), "_tensordict", None), dict)
+
+
+def flat_tensordict(entries: dict[Key, Any], count: int, device: torch.device) -> TensorDict:
+    """A TensorDict `[count]` of entries that are known to be of that size and on the device."""
+    if not _HAS_ENTRIES or any(isinstance(key, tuple) for key in entries):
+        return TensorDict(nest(entries), batch_size=[count], device=device)
+    td = TensorDict({}, batch_size=[count], device=device)
+    td._tensordict.update(entries)
+    return td
 
 
 class Column(NamedTuple):
