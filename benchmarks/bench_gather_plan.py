@@ -1,5 +1,5 @@
-"""A whole prioritised minibatch of a quarter of the segments: priorities, draw, weights, and the gather of all
-keys and of the advantages, beside the copy of the bytes that it must move and what the reference loop does."""
+"""A whole prioritised minibatch of a quarter of the segments: priorities, draw, weights, and the gather of
+all keys and of the advantages, beside the copy of the bytes that it must move and what the reference does."""
 
 from __future__ import annotations
 
