@@ -75,8 +75,8 @@ def test_gather_plan(benchmark: BenchmarkFixture, shape: tuple[int, int], one_th
     print("\n" + report(group, timings, FLOOR))
     indices, _ = sampler.draw(advantages, epoch=0, minibatch=0)
     plan.gather(leaves, indices)
-    for key, leaf in leaves.items():
-        assert torch.equal(plan.out[key], leaf[indices])
+    for name, leaf in leaves.items():
+        assert torch.equal(plan.out[name], leaf[indices])
     benchmark.pedantic(minibatch, rounds=5)
     if len(GROUPS) == len(SHAPES):
         print(f"written to {save('gather_plan', GROUPS)}")
