@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from hotloop import ops
 from hotloop.ops import reference
 from layouts import same
+from plan_support import Tagged, flat, tree
 from test_gather import DTYPES, draw, leaf
 from test_store_plan import Tagged, flat, tree
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from hotloop import ops
 from hotloop.ops import reference
 from layouts import FLAG_DTYPES, same
+from plan_support import Tagged
 from test_gather import DTYPES, leaf
-from test_store_plan import Tagged
 
 F32, I64 = torch.float32, torch.int64
 

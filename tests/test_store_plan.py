@@ -14,35 +14,8 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.ops import reference
+from plan_support import F32, SPEC, Tagged, assert_same, flat, tree
 from test_gather import DTYPES, leaf
-
-F32 = torch.float32
-#: a nested buffer whose leaves differ in dtype and width
-SPEC: dict[Any, tuple[tuple[int, ...], torch.dtype]] = {
-    "env_obs": ((5, 3), torch.uint8),
-    "rewards": ((), F32),
-    "actions": ((), torch.int32),
-    "valid": ((), torch.bool),
-    ("memory", "h"): ((7,), torch.bfloat16),
-    ("memory", "deep", "age"): ((1,), torch.int64),
-}
-
-
-def tree(lead: tuple[int, ...], seed: int = 0, **dtypes: torch.dtype) -> TensorDict:
-    td = TensorDict({}, batch_size=lead)
-    for i, (key, (shape, dtype)) in enumerate(SPEC.items()):
-        wanted = dtypes.get(key if isinstance(key, str) else key[-1], dtype)
-        td[key] = leaf((*lead, *shape), wanted, seed=seed + i)
-    return td
-
-
-def flat(td: Any) -> dict[Any, Tensor]:
-    return {key: td[key] for key in SPEC}
-
-
-def assert_same(buffer: Any, expected: dict[Any, Tensor]) -> None:
-    for key, wanted in expected.items():
-        assert torch.equal(buffer[key], wanted), key
 
 
 @pytest.mark.parametrize("agents", [1, 7, 8, 9, 31, 33, 127, 129])
@@ -321,10 +294,6 @@ def test_versions_advance() -> None:
     ops.StorePlan(buffer, SPEC, ops.RowCursors(3, 3, 2)).store(tree((3,)), 0, 3, last)
     after = [each._version for each in (*flat(buffer).values(), last.buffer)]
     assert all(b > a for a, b in zip(before, after, strict=True))
-
-
-class Tagged(Tensor):
-    """A subclass without a dispatch of its own."""
 
 
 def test_subclasses_take_the_dispatcher() -> None:
