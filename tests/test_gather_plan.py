@@ -17,7 +17,6 @@ from hotloop.ops import reference
 from layouts import same
 from plan_support import Tagged, flat, tree
 from test_gather import DTYPES, draw, leaf
-from test_store_plan import Tagged, flat, tree
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
