@@ -284,3 +284,29 @@ def test_wide_rows_into_large_memory_go_past_the_cache(width: int, threads: None
         assert torch.equal(out[:, 1:-2], source[indices])
         assert (out[:, 0] == 7).all()
         assert (out[:, -2:] == 7).all()
+
+
+@pytest.mark.parametrize("out_dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1 / 255, -1e-5, 3e38])
+def test_every_instruction_set_converts_alike(out_dtype: torch.dtype, scale: float, isa: str) -> None:
+    """All bit patterns of half precision, and float32 ones of every exponent around where float16 rounds."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    patterns = (torch.arange(2**18, dtype=torch.int64) * 16411 - 2**31).to(torch.int32)
+    whole = torch.arange(-600, 600)
+    sources = {
+        "f16": bits.view(torch.float16),
+        "bf16": bits.view(torch.bfloat16),
+        "f32": patterns.view(torch.float32),
+        "f64": torch.logspace(-50, 50, 3001, dtype=torch.float64),
+        **{str(dtype): whole.to(dtype) for dtype in DTYPES if not dtype.is_floating_point},
+    }
+    for source in sources.values():
+        wide = torch.float64 if torch.float64 in (source.dtype, out_dtype) else torch.float32
+        expected = (source.to(wide) * torch.tensor(scale, dtype=wide)).to(out_dtype)
+        expected = source.to(out_dtype) if scale == 1.0 else expected
+        for out in (
+            torch.empty(1, len(source), dtype=out_dtype),
+            torch.empty(1, 3 * len(source), dtype=out_dtype)[:, ::3],
+        ):
+            ops.GatherPlan({"x": out}, scales={"x": scale}).gather([source[None]], torch.tensor([0]))
+            assert same(out[0], expected)
