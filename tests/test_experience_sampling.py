@@ -225,3 +225,70 @@ def test_errors() -> None:
 
     with pytest.raises(ValueError, match="got 'random'"):
         sample(experience, sampling_config=Odd())
+
+
+@pytest.mark.parametrize("law", ["successive", "with_replacement", "systematic"])
+@pytest.mark.parametrize("schedule", ["linear", "reference", "constant"])
+def test_the_law_and_the_schedule_of_the_config_are_used(law: Any, schedule: Any) -> None:
+    config = SamplingConfig(
+        method="prioritized", prio_alpha=0.7, prio_beta0=0.4, law=law, beta_schedule=schedule
+    )
+    shared = sample(make(sampling_config=config, seed=3), 1, epoch=20)
+    beta = {"linear": 0.4 + 0.6 * 0.2, "reference": 0.4 + 0.6 * 0.7 * 0.2, "constant": 0.4}[schedule]
+    indices, weights = ops.sample_segments(
+        ops.row_priorities(advantages(), 0.7),
+        SEGMENTS,
+        ROWS,
+        law=law,
+        seed=3,
+        epoch=20,
+        minibatch=1,
+        beta=beta,
+    )
+    assert shared["indices"][:, 0].equal(indices)
+    torch.testing.assert_close(shared["prio_weights"][:, 0], weights)
+
+
+def test_a_config_that_knows_neither_law_nor_schedule_gets_those_of_the_reference() -> None:
+    class Foreign:
+        method, prio_alpha, prio_beta0 = "prioritized", 0.8, 0.6
+
+    expected = sample(make(sampling_config=CONFIGS["prioritized"]), epoch=9)
+    shared = sample(make(sampling_config=Foreign()), epoch=9)
+    assert shared["indices"].equal(expected["indices"])
+    assert shared["prio_weights"].equal(expected["prio_weights"])
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_both_roads_take_the_same_rows(name: str, reuse: bool) -> None:
+    native, other = make(sampling_config=CONFIGS[name]), make(sampling_config=CONFIGS[name])
+    other._sampler._native = False
+    for mb_idx in range(3):
+        ours, theirs = (sample(each, mb_idx, reuse=reuse) for each in (native, other))
+        check_rows(other, theirs)
+        for key in ("prio_weights", "indices", "advantages"):
+            assert ours[key].equal(theirs[key]), key
+
+
+def test_memory_follows_entries_that_change() -> None:
+    experience = make(sampling_config=CONFIGS["permutation"])
+    check_rows(experience, sample(experience, 0, reuse=True))
+    experience.buffer["values"] = experience.buffer["values"].double()
+    shared = sample(experience, 1, reuse=True)
+    assert shared["sampled_mb", "values"].dtype == torch.float64
+    check_rows(experience, shared)
+    experience.buffer["extra"] = torch.rand(SEGMENTS, HORIZON, 5)
+    shared = sample(experience, 2, reuse=True)
+    assert shared["sampled_mb", "extra"].equal(experience.buffer["extra"][check_rows(experience, shared)])
+    del experience.buffer["extra"]
+    assert "extra" not in sample(experience, 0, reuse=True)["sampled_mb"]
+
+
+def test_kept_indices_and_weights_outlive_the_next_minibatch() -> None:
+    experience = make(sampling_config=CONFIGS["prioritized"])
+    first = sample(experience, 0, reuse=True)
+    kept = first["indices"].clone(), first["prio_weights"].clone()
+    sample(experience, 1, reuse=True)
+    assert first["indices"].equal(kept[0])
+    assert first["prio_weights"].equal(kept[1])

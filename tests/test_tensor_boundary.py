@@ -146,6 +146,8 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     read, last = torch.zeros(2, 1), ops.LastActions(4, dtype=torch.float32)
     law: dict[str, Any] = {"law": "sequential", "seed": 0, "epoch": 0, "minibatch": 0}
     advantages = torch.zeros(4, 6)
+    planned, staged, column = torch.zeros(1, 6), torch.zeros(2), torch.zeros(4, 6)
+    plan = ops.StorePlan({"x": column}, ["x"], ops.RowCursors(4, 4, 6))
     return {
         "puff_advantage": (advantages, lambda: ops.puff_advantage(**arguments(out=advantages))),
         "gae[0]": (
@@ -162,6 +164,13 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         "gather": (gathered, lambda: ops.gather([x], index, out=[gathered])),
         "scatter_": (target, lambda: ops.scatter_([target], index, [torch.ones(1, 6)])),
         "store_": (buffer, lambda: ops.store_([buffer], [torch.ones(1, 2)], index, index)),
+        "GatherPlan": (planned, lambda: ops.GatherPlan({"x": planned}).gather([x], index)),
+        "StagePlan": (staged, lambda: ops.StagePlan({"x": staged}).stage([torch.ones(2)])),
+        "StorePlan": (column, lambda: plan.store({"x": torch.ones(1), "actions": torch.ones(1)}, 0, 1)),
+        "StorePlan, last actions": (
+            last.buffer,
+            lambda: plan.store({"x": torch.ones(1), "actions": torch.ones(1)}, 0, 1, last),
+        ),
         "last_actions_read": (read, lambda: last.read(0, 2, out=read)),
         "last_actions_write_": (last.buffer, lambda: last.write_(torch.ones(2, 1), 0, 2)),
     }

@@ -1,12 +1,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-
-#include "../cpu/load.h"
 #include "../cpu/move.h"
 #include "bind_plans.h"
-#include "leaves.h"
 #include "plan_leaves.h"
 
 namespace hotloop {
@@ -17,118 +13,100 @@ namespace {
 
 constexpr const char* kOp = "StagePlan.stage";
 
+std::vector<std::string> named(const char* arg, const std::vector<std::string>& names) {
+  std::vector<std::string> all;
+  for (const std::string& name : names) all.push_back(std::string(arg) + "[" + name + "]");
+  return all;
+}
+
 struct StagePlan {
-  std::vector<std::string> names;
-  py::object targets;  // a tuple of tensors [n, ...]
+  py::tuple targets;  // tensors [n, ...]
+  std::vector<std::string> target_names, source_names;
   std::vector<double> scales;
-  std::vector<int64_t> offsets;  // the first row of the source that is read
+  std::vector<int64_t> offsets;  // the first row of the source that is read; -1: the source is [n, ...] itself
   std::vector<bool> cleared;     // rows whose episode has ended become zeros
   int64_t count;
 
-  StagePlan(std::vector<std::string> names_, py::object targets_, std::vector<double> scales_,
+  StagePlan(const std::vector<std::string>& names, py::tuple targets_, std::vector<double> scales_,
             std::vector<int64_t> offsets_, std::vector<bool> cleared_, int64_t count_)
-      : names(std::move(names_)),
-        targets(std::move(targets_)),
+      : targets(std::move(targets_)),
+        target_names(named("target", names)),
+        source_names(named("source", names)),
         scales(std::move(scales_)),
         offsets(std::move(offsets_)),
         cleared(std::move(cleared_)),
         count(count_) {
     const size_t n = names.size();
-    if (!PyTuple_Check(targets.ptr()) || py::len(targets) != n || scales.size() != n || offsets.size() != n ||
-        cleared.size() != n) {
+    if (targets.size() != n || scales.size() != n || offsets.size() != n || cleared.size() != n) {
       throw Error(PyExc_ValueError, "StagePlan: names, targets, scales, offsets and cleared must be equally long");
     }
   }
 
-  std::string name(const char* arg, size_t l) const { return std::string(arg) + "[" + names[l] + "]"; }
-
-  RowMove plan(size_t l, const View& to, View from) const {
+  RowMove plan(const HeldTensors& written, const HeldTensors& read, size_t l) const {
+    const View& to = written.views[l];
+    View from = read.views[l];
+    const int64_t offset = offsets[l];
     bool fits = to.ndim >= 1 && to.shape[0] == count;
-    if (!fits) value_error(kOp, name("target", l).c_str(), "of " + std::to_string(count) + " rows", describe(to));
+    if (!fits) value_error(kOp, written.name(l), "of " + std::to_string(count) + " rows", describe(to));
     if (from.ndim + 1 == to.ndim && to.shape[to.ndim - 1] == 1) {  // [n] is as good as [n, 1]
       from.shape[from.ndim] = 1;
       from.stride[from.ndim++] = 1;
     }
-    fits = from.ndim == to.ndim && (offsets[l] < 0 ? from.shape[0] == count : offsets[l] + count <= from.shape[0]);
+    fits = from.ndim == to.ndim && (offset < 0 ? from.shape[0] == count : offset <= from.shape[0] - count);
     for (int d = 1; fits && d < to.ndim; ++d) fits = from.shape[d] == to.shape[d];
     if (!fits) {
-      value_error(kOp, name("source", l).c_str(),
-                  "of shape " + describe_shape(to) +
-                      (offsets[l] < 0 ? "" : " from row " + std::to_string(offsets[l]) + " on"),
-                  describe(from));
+      value_error(
+          kOp, read.name(l),
+          "of shape " + describe_shape(to) + (offset < 0 ? "" : " from row " + std::to_string(offset) + " on"),
+          describe(read.views[l]));
     }
     RowMove move = plan_move(to, 1, from, 1, scales[l]);
-    if (offsets[l] > 0) move.from += offsets[l] * move.from_step;
+    if (offset > 0) move.from += offset * move.from_step;
     return move;
   }
 
   // sources: one tensor for each target; ends: tensors [n], true where an episode ended.
   // False: an argument needs torch's dispatcher.
-  bool stage(py::handle sources, py::handle ends) try {
-    HeldTensors written, read, flags;
-    if (!PyList_Check(sources.ptr()) || static_cast<size_t>(PyList_GET_SIZE(sources.ptr())) != names.size()) {
-      type_error(kOp, "sources", "a list of " + std::to_string(names.size()) + " tensors",
-                 Py_TYPE(sources.ptr())->tp_name);
+  bool stage(const py::list& sources, const py::tuple& ends) const try {
+    if (sources.size() != targets.size()) {
+      value_error(kOp, "sources", "a list of " + std::to_string(targets.size()) + " tensors",
+                  std::to_string(sources.size()));
     }
-    for (size_t l = 0; l < names.size(); ++l) {
-      PyObject* to = PyTuple_GET_ITEM(targets.ptr(), static_cast<Py_ssize_t>(l));
-      PyObject* from = PyList_GET_ITEM(sources.ptr(), static_cast<Py_ssize_t>(l));
-      Py_INCREF(to);
-      written.add(kOp, names[l].c_str(), to);
-      Py_INCREF(from);
-      read.add(kOp, names[l].c_str(), from);
-    }
-    if (!PyTuple_Check(ends.ptr())) type_error(kOp, "ends", "a tuple of tensors", Py_TYPE(ends.ptr())->tp_name);
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(ends.ptr()); ++i) {
-      PyObject* each = PyTuple_GET_ITEM(ends.ptr(), i);
-      Py_INCREF(each);
-      flags.add(kOp, "ends", each);
-      expect_shape(kOp, "ends", flags.views.back(), {count}, "[n]");
-      expect_flag(kOp, "ends", flags.views.back());
+    std::vector<std::string> end_names;
+    for (size_t i = 0; i < ends.size(); ++i) end_names.push_back("ends[" + std::to_string(i) + "]");
+    HeldTensors written(target_names), read(source_names), flags(end_names);
+    written.hold_all(targets);
+    read.objects.reserve(sources.size());
+    for (const py::handle& source : sources) read.hold(py::reinterpret_borrow<py::object>(source));
+    flags.hold_all(ends);
+    written.read(kOp);
+    read.read(kOp);
+    flags.read(kOp);
+    for (size_t i = 0; i < ends.size(); ++i) {
+      expect_shape(kOp, flags.name(i), flags.views[i], {count}, "[n]");
+      expect_flag(kOp, flags.name(i), flags.views[i]);
     }
     std::vector<RowMove> moves;
-    moves.reserve(names.size());
+    moves.reserve(targets.size());
     int64_t bytes = 0;
-    for (size_t l = 0; l < names.size(); ++l) {
-      const View& to = written.views[l];
-      moves.push_back(plan(l, to, read.views[l]));
-      bytes += 2 * view_bytes(to);
-      expect_no_self_overlap(kOp, names[l].c_str(), to);
-      for (const View& from : read.views) expect_disjoint(kOp, names[l].c_str(), to, "source", from);
-      for (const View& flag : flags.views) expect_disjoint(kOp, names[l].c_str(), to, "ends", flag);
-      for (size_t j = 0; j < l; ++j) {
-        expect_disjoint(kOp, names[l].c_str(), to, names[j].c_str(), written.views[j]);
-      }
+    for (size_t l = 0; l < targets.size(); ++l) {
+      moves.push_back(plan(written, read, l));
+      bytes += 2 * view_bytes(written.views[l]);
     }
+    expect_own_memory(kOp, written);
+    expect_apart(kOp, written, read);
+    expect_apart(kOp, written, flags);
     written.mark_written();
     run_kernel(bytes, [&] {
       move_rows(moves, nullptr, nullptr, count, bytes);
-      for (const View& flag : flags.views) clear_ended(moves, as_column(flag));
+      for (size_t l = 0; l < moves.size(); ++l) {
+        if (!cleared[l]) continue;
+        for (const View& flag : flags.views) clear_rows(moves[l], as_column(flag), count);
+      }
     });
     return true;
   } catch (const NeedsDispatcher&) {
     return false;
-  }
-
-  void clear_ended(const std::vector<RowMove>& moves, const Matrix& flags) const {
-    constexpr int64_t kBlock = 256;
-    float scratch[kBlock];
-    alignas(8) const char zero[8] = {};
-    for (int64_t begin = 0; begin < count; begin += kBlock) {
-      const int64_t size = std::min(kBlock, count - begin);
-      const float* ended = baseline::load_along_rows(flags, begin, 0, size, scratch);
-      for (int64_t i = 0; i < size; ++i) {
-        if (ended[i] == 0.0f) continue;
-        for (size_t l = 0; l < moves.size(); ++l) {
-          if (!cleared[l]) continue;
-          RowCopy clear = moves[l].row;  // one zero read with stride 0 fills the row
-          clear.from = clear.to;
-          clear.contiguous_bytes = 0;
-          for (int64_t& stride : clear.from_stride) stride = 0;
-          copy_row(clear, moves[l].to + (begin + i) * moves[l].to_step, zero);
-        }
-      }
-    }
   }
 };
 
@@ -136,7 +114,7 @@ struct StagePlan {
 
 void bind_stage_plan(py::module_& m) {
   py::class_<StagePlan>(m, "StagePlan")
-      .def(py::init<std::vector<std::string>, py::object, std::vector<double>, std::vector<int64_t>,
+      .def(py::init<const std::vector<std::string>&, py::tuple, std::vector<double>, std::vector<int64_t>,
                     std::vector<bool>, int64_t>(),
            py::arg("names"), py::arg("targets"), py::arg("scales"), py::arg("offsets"), py::arg("cleared"),
            py::arg("count"))

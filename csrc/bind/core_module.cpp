@@ -114,6 +114,7 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_scatter(m.ptr());
     hotloop::bind_store(m.ptr());
     hotloop::bind_last_actions(m.ptr());
+    hotloop::bind_huge_pages(m.ptr());
   } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
     throw py::import_error(error.what());
   } catch (const hotloop::PythonErrorSet&) {

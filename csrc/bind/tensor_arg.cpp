@@ -38,21 +38,6 @@ bool dtype_of(const dlpack::DataType& type, DType* out) {
                  python_attribute(object, "device") + " (" + reason + ")");
 }
 
-struct Range {
-  const char* begin;
-  const char* end;
-};
-
-Range byte_range(const View& view) {
-  const int64_t size = itemsize(view.dtype);
-  int64_t low = 0, high = 0;
-  for (int i = 0; i < view.ndim; ++i) {
-    const int64_t extent = (view.shape[i] - 1) * view.stride[i];
-    (extent < 0 ? low : high) += extent;
-  }
-  return {view.data + low * size, view.data + (high + 1) * size};
-}
-
 int64_t stride_gcd(const View& view, int64_t gcd) {
   for (int i = 0; i < view.ndim; ++i) {
     if (view.shape[i] > 1) gcd = std::gcd(gcd, view.stride[i] * itemsize(view.dtype));
@@ -63,7 +48,7 @@ int64_t stride_gcd(const View& view, int64_t gcd) {
 // True where the two provably share no byte: disjoint ranges, or interleaved ones (x[..., 0] and x[..., 1]).
 bool disjoint(const View& a, const View& b) {
   if (view_numel(a) == 0 || view_numel(b) == 0) return true;
-  const Range ra = byte_range(a), rb = byte_range(b);
+  const ByteRange ra = byte_range(a), rb = byte_range(b);
   if (ra.end <= rb.begin || rb.end <= ra.begin) return true;
   const int64_t gcd = stride_gcd(b, stride_gcd(a, 0));
   if (gcd == 0) return false;
@@ -73,6 +58,17 @@ bool disjoint(const View& a, const View& b) {
 }
 
 }  // namespace
+
+ByteRange byte_range(const View& view) {
+  const int64_t size = itemsize(view.dtype);
+  int64_t low = 0, high = 0;
+  if (view_numel(view) == 0) return {view.data, view.data};  // it may have no memory at all
+  for (int i = 0; i < view.ndim; ++i) {
+    const int64_t extent = (view.shape[i] - 1) * view.stride[i];
+    (extent < 0 ? low : high) += extent;
+  }
+  return {view.data + low * size, view.data + (high + 1) * size};
+}
 
 View read_tensor(const char* op, const char* arg, PyObject* object) {
   switch (tensor_kind(object)) {

@@ -43,6 +43,13 @@ void expect_float(const char* op, const char* arg, const View& view);    // floa
 void expect_real(const char* op, const char* arg, const View& view);     // any floating dtype
 void expect_flag(const char* op, const char* arg, const View& view);     // bool, uint8 or floating
 
+// The bytes between a view's first and its last element.
+struct ByteRange {
+  const char* begin;
+  const char* end;
+};
+ByteRange byte_range(const View& view);
+
 // ValueError where writing to `out` would change `input` under the kernel's feet, or `out` overlaps itself.
 void expect_disjoint(const char* op, const char* out_arg, const View& out, const char* arg, const View& input);
 void expect_no_self_overlap(const char* op, const char* arg, const View& view);

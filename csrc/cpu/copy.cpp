@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "convert_floats.h"
 #include "load.h"
 
 namespace hotloop {
@@ -28,23 +29,6 @@ struct Cast<Bool8> {
   static Bool8 from(BFloat16 x) { return from(to_float(x)); }
   static Bool8 from(Float16 x) { return from(to_float(x)); }
 };
-template <>
-struct Cast<BFloat16> {
-  template <class From>
-  static BFloat16 from(From x) {
-    return to_bfloat16(baseline::convert<float>(x));
-  }
-  static BFloat16 from(BFloat16 x) { return x; }
-};
-template <>
-struct Cast<Float16> {
-  template <class From>
-  static Float16 from(From x) {
-    return to_float16(baseline::convert<float>(x));
-  }
-  static Float16 from(Float16 x) { return x; }
-};
-
 template <class To, class From>
 void cast_run(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t count) {
   To* out = reinterpret_cast<To*>(to);
@@ -82,62 +66,7 @@ void cast(DType to_dtype, DType from_dtype, char* to, int64_t to_stride, const c
     case DType::i16: return cast_from<int16_t>(from_dtype, to, to_stride, from, from_stride, count);
     case DType::i32: return cast_from<int32_t>(from_dtype, to, to_stride, from, from_stride, count);
     case DType::i64: return cast_from<int64_t>(from_dtype, to, to_stride, from, from_stride, count);
-    case DType::f16: return cast_from<Float16>(from_dtype, to, to_stride, from, from_stride, count);
-    case DType::bf16: return cast_from<BFloat16>(from_dtype, to, to_stride, from, from_stride, count);
-    case DType::f32: return cast_from<float>(from_dtype, to, to_stride, from, from_stride, count);
-    case DType::f64: return cast_from<double>(from_dtype, to, to_stride, from, from_stride, count);
-  }
-}
-
-// To a floating dtype, times a factor: float arithmetic, double where either side is float64.
-template <class To, class Real>
-struct Scaled {
-  template <class From>
-  static To from(From x, Real scale) {
-    return Cast<To>::from(static_cast<Real>(baseline::convert<Real>(x) * scale));
-  }
-};
-
-template <class To, class From, class Real>
-void scale_run(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t count, double factor) {
-  To* out = reinterpret_cast<To*>(to);
-  const From* in = reinterpret_cast<const From*>(from);
-  const Real scale = static_cast<Real>(factor);
-  if (to_stride == 1 && from_stride == 1) {
-    for (int64_t i = 0; i < count; ++i) out[i] = Scaled<To, Real>::from(in[i], scale);
-  } else {
-    for (int64_t i = 0; i < count; ++i) {
-      out[i * to_stride] = Scaled<To, Real>::from(in[i * from_stride], scale);
-    }
-  }
-}
-
-template <class To, class Real>
-void scale_from(DType from_dtype, char* to, int64_t to_stride, const char* from, int64_t from_stride,
-                int64_t count, double scale) {
-  switch (from_dtype) {
-    case DType::b8: return scale_run<To, Bool8, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::u8: return scale_run<To, uint8_t, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::i8: return scale_run<To, int8_t, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::i16: return scale_run<To, int16_t, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::i32: return scale_run<To, int32_t, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::i64: return scale_run<To, int64_t, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::f16: return scale_run<To, Float16, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::bf16: return scale_run<To, BFloat16, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::f32: return scale_run<To, float, Real>(to, to_stride, from, from_stride, count, scale);
-    case DType::f64: return scale_run<To, double, double>(to, to_stride, from, from_stride, count, scale);
-  }
-}
-
-void scaled_cast(DType to_dtype, DType from_dtype, char* to, int64_t to_stride, const char* from,
-                 int64_t from_stride, int64_t count, double scale) {
-  switch (to_dtype) {
-    case DType::f16: return scale_from<Float16, float>(from_dtype, to, to_stride, from, from_stride, count, scale);
-    case DType::bf16:
-      return scale_from<BFloat16, float>(from_dtype, to, to_stride, from, from_stride, count, scale);
-    case DType::f32: return scale_from<float, float>(from_dtype, to, to_stride, from, from_stride, count, scale);
-    case DType::f64: return scale_from<double, double>(from_dtype, to, to_stride, from, from_stride, count, scale);
-    default: return cast(to_dtype, from_dtype, to, to_stride, from, from_stride, count);
+    default: return;  // floating: convert_floats
   }
 }
 
@@ -188,8 +117,17 @@ RowCopy plan_row_copy(const View& to, int to_skip, const View& from, int from_sk
 
 void copy_run(const RowCopy& plan, char* to, int64_t to_stride, const char* from, int64_t from_stride,
               int64_t count) {
-  if (plan.scale == 1.0) return cast(plan.to, plan.from, to, to_stride, from, from_stride, count);
-  scaled_cast(plan.to, plan.from, to, to_stride, from, from_stride, count, plan.scale);
+  if (!is_floating(plan.to)) return cast(plan.to, plan.from, to, to_stride, from, from_stride, count);
+  ConvertFloatsParams p;
+  p.to = plan.to;
+  p.from = plan.from;
+  p.out = to;
+  p.in = from;
+  p.out_stride = to_stride;
+  p.in_stride = from_stride;
+  p.count = count;
+  p.scale = plan.scale;
+  hotloop::convert_floats(p);
 }
 
 void copy_row(const RowCopy& plan, char* to, const char* from) {

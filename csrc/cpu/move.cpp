@@ -1,8 +1,11 @@
 #include "move.h"
 
+#include <algorithm>
 #include <cstring>
 
+#include "load.h"
 #include "parallel.h"
+#include "stream.h"
 
 namespace hotloop {
 namespace {
@@ -30,6 +33,12 @@ void move_leaf(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t beg
     case 8: return move_fixed<8>(m, to_rows, from_rows, begin, end);
     default: break;
   }
+  if (m.stream) {
+    for (int64_t i = begin; i < end; ++i) {
+      stream_bytes(m.to + to_rows[i] * m.to_step, m.from + from_rows[i] * m.from_step, m.row.contiguous_bytes);
+    }
+    return stream_end();
+  }
   for (int64_t i = begin; i < end; ++i) {
     copy_row(m.row, m.to + to_rows[i] * m.to_step, m.from + from_rows[i] * m.from_step);
   }
@@ -37,7 +46,7 @@ void move_leaf(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t beg
 
 void move_in_order(const RowMove& m, int64_t begin, int64_t end) {
   const int64_t bytes = m.row.contiguous_bytes;
-  if (bytes != 0 && m.to_step == bytes && m.from_step == bytes) {
+  if (bytes != 0 && m.to_step == bytes && m.from_step == bytes) {  // one block: libc decides how
     std::memcpy(m.to + begin * bytes, m.from + begin * bytes, static_cast<size_t>((end - begin) * bytes));
   } else if (bytes == 0 && m.row.ndim == 0) {  // rows of one number that is converted: a strided run
     copy_run(m.row, m.to + begin * m.to_step, m.to_step / itemsize(m.row.to), m.from + begin * m.from_step,
@@ -50,12 +59,15 @@ void move_in_order(const RowMove& m, int64_t begin, int64_t end) {
 }  // namespace
 
 RowMove plan_move(const View& to, int to_skip, const View& from, int from_skip, double scale) {
+  // An empty tensor may have no memory, and a null pointer cannot be moved on; nothing is read or written there.
+  static char nothing;
   RowMove move;
   move.row = plan_row_copy(to, to_skip, from, from_skip, scale);
-  move.to = to.data;
-  move.from = from.data;
+  move.to = to.data != nullptr ? to.data : &nothing;
+  move.from = from.data != nullptr ? from.data : &nothing;
   move.to_step = to.stride[to_skip - 1] * itemsize(to.dtype);
   move.from_step = from.stride[from_skip - 1] * itemsize(from.dtype);
+  move.stream = move.row.contiguous_bytes >= kStreamRowBytes && view_bytes(to) >= kStreamTensorBytes;
   return move;
 }
 
@@ -77,6 +89,24 @@ void move_rows(const std::vector<RowMove>& moves, const int64_t* to_rows, const 
     const int64_t block = task / leaves;
     rows(moves[static_cast<size_t>(task % leaves)], block * count / kBlocks, (block + 1) * count / kBlocks);
   });
+}
+
+void clear_rows(const RowMove& move, const Matrix& flags, int64_t count) {
+  RowCopy clear = move.row;  // one zero read with stride 0 fills a row
+  clear.from = clear.to;
+  clear.contiguous_bytes = 0;
+  clear.scale = 1.0;
+  std::fill(std::begin(clear.from_stride), std::end(clear.from_stride), 0);
+  alignas(8) const char zero[8] = {};
+  constexpr int64_t kRun = 256;
+  float scratch[kRun];
+  for (int64_t begin = 0; begin < count; begin += kRun) {
+    const int64_t size = std::min(kRun, count - begin);
+    const float* flagged = baseline::load_along_rows(flags, begin, 0, size, scratch);
+    for (int64_t i = 0; i < size; ++i) {
+      if (flagged[i] != 0.0f) copy_row(clear, move.to + (begin + i) * move.to_step, zero);
+    }
+  }
 }
 
 }  // namespace hotloop

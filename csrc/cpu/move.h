@@ -12,6 +12,7 @@ struct RowMove {
   char* to = nullptr;
   const char* from = nullptr;
   int64_t to_step = 0, from_step = 0;  // bytes from row to row
+  bool stream = false;                 // past the cache: wide rows of a large tensor
 };
 
 // Rows are what follows the first `skip` dimensions; the first of them counts rows. `scale` multiplies floating
@@ -22,5 +23,8 @@ RowMove plan_move(const View& to, int to_skip, const View& from, int from_skip, 
 // threads unless `to_rows` is given, because rows that are written twice must be written in order.
 void move_rows(const std::vector<RowMove>& moves, const int64_t* to_rows, const int64_t* from_rows, int64_t count,
                int64_t bytes);
+
+// Rows of `move.to` whose flag, [count], is true become zeros.
+void clear_rows(const RowMove& move, const Matrix& flags, int64_t count);
 
 }  // namespace hotloop

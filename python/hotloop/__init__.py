@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hotloop.experience import Experience
     from hotloop.freed_memory import FreedMemory, keep_freed_memory
     from hotloop.loop import CoreTrainingLoop, RolloutResult
+    from hotloop.segment_sampler import SegmentSampler
     from hotloop.stopwatch import Stopwatch
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _MODULE_OF = {
     "keep_freed_memory": "hotloop.freed_memory",
     "CoreTrainingLoop": "hotloop.loop",
     "RolloutResult": "hotloop.loop",
+    "SegmentSampler": "hotloop.segment_sampler",
     "Stopwatch": "hotloop.stopwatch",
 }
 _SUBMODULES = ("envs", "losses", "ops", "policies")
@@ -46,6 +48,7 @@ __all__ = [
     "FreedMemory",
     "LoopConfig",
     "RolloutResult",
+    "SegmentSampler",
     "Stopwatch",
     "TrainerState",
     "__version__",

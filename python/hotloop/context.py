@@ -40,12 +40,19 @@ class SamplingConfig(_Config):
     epoch in a fresh random order, ``"prioritized"`` rows without replacement with probability ~ (sum of
     |advantage|) ** ``prio_alpha`` (``prio_alpha = 0``: sequential). ``prio_beta0`` is the exponent of the
     importance weights at the start; it grows to 1 while training proceeds (Schaul et al. 2016, "Prioritized
-    Experience Replay").
+    Experience Replay"): with ``beta_schedule`` ``"linear"`` until the end of training, with ``"reference"``
+    ``prio_alpha`` times as fast, as in PufferLib and Metta; ``"constant"`` keeps it.
+
+    ``law``: how ``"prioritized"`` draws, see `hotloop.ops.sample_segments`. ``"successive"``: without
+    replacement, as PufferLib and Metta do, with weights that are approximate. ``"with_replacement"`` and
+    ``"systematic"`` (without replacement): weights that are exact.
     """
 
     method: Literal["sequential", "permutation", "prioritized"] = "sequential"
     prio_alpha: float = Field(default=0.0, ge=0.0)
     prio_beta0: float = Field(default=0.6, ge=0.0, le=1.0)
+    law: Literal["successive", "with_replacement", "systematic"] = "successive"
+    beta_schedule: Literal["linear", "reference", "constant"] = "reference"
 
 
 class RewardCenteringConfig(_Config):

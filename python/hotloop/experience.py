@@ -20,6 +20,8 @@ from hotloop.context import SamplingConfig
 from hotloop.experience_rows import RowBook, check_sizes
 from hotloop.experience_sampling import MinibatchSampler
 from hotloop.experience_stats import buffer_stats
+from hotloop.experience_store import Remembered, StepStore
+from hotloop.ops._memory import zeros_buffer
 from hotloop.spec import Key, key_name, merge_specs, normalize_spec, spec_leaves, zeros_from_spec
 
 # Metta's PPO hands importance ratios to `update` although no buffer has a place for them by default.
@@ -53,8 +55,8 @@ class Experience:
 
     Attributes: `buffer` (TensorDict `[S, T]`), `segments`, `minibatch_segments` (B), `num_minibatches`,
     `accumulate_minibatches`, `row_slot_ids` and `t_in_row` (int64 `[A]` on `device`, live: the row and the
-    column that each agent writes next), `t_in_row_cpu`, `free_idx`, `full_rows`, and the constructor's
-    sizes.
+    column that each agent writes next), `t_in_row_cpu`, `free_idx`, `full_rows`, the constructor's sizes, and
+    `last_actions` (None, or where `store` also remembers a step's `actions`: a loop sets it).
 
     Raises ValueError when the sizes do not fit each other.
     """
@@ -95,14 +97,15 @@ class Experience:
         self.write_back = write_back
 
         self.spec = normalize_spec(experience_spec)
-        self.buffer = zeros_from_spec(self.spec, (self.segments, self.bptt_horizon), self.device)
+        self.buffer = zeros_from_spec(
+            self.spec, (self.segments, self.bptt_horizon), self.device, zeros_buffer
+        )
         self._book = RowBook(total_agents, self.segments, bptt_horizon, self.device)
         self._sampler = MinibatchSampler(self)
         self._range_tensor = torch.arange(total_agents, device=self.device)
         self._spec_keys: list[Key] = [key for key, _ in spec_leaves(self.spec)]
-        self._store_keys: list[Key] = []
-        self._store_buffers: list[Tensor] = []
-        self._store_shapes: dict[int, list[torch.Size]] = {}
+        self.last_actions: ops.LastActions | None = None
+        self._remembered: Remembered | None = None
         self.reset_store_keys()
 
     @classmethod
@@ -201,8 +204,7 @@ class Experience:
     def reset_for_rollout(self) -> None:
         """Agent i back to row i, column 0. The buffer keeps its contents."""
         self._book.reset()
-        # A loss may have replaced a whole entry of the buffer since the last rollout.
-        self._bind_store_keys(self._store_keys)
+        self._remembered = None
 
     # Storing
 
@@ -222,38 +224,27 @@ class Experience:
         already.
         """
         start, stop = self._book.bounds(env_id, "Experience.store")
-        sources = self._sources(data_td, stop - start)
-        rows = self._book.begin_store(start, stop)
-        if rows is None:
+        column = self._book.begin_store(start, stop)
+        if column is None:
             return
-        ops.store_(self._store_buffers, sources, rows[0], rows[1])
-        self._book.end_store(start, stop)
+        self._remembered = self._steps.write(data_td, start, stop, column, self.last_actions)
+        self._book.end_store(start, stop, column)
 
-    def _sources(self, data_td: TensorDictBase | Mapping[Any, Tensor], count: int) -> list[Tensor]:
-        shapes = self._store_shapes.get(count)
-        if shapes is None:
-            shapes = [torch.Size((count, *buffer.shape[2:])) for buffer in self._store_buffers]
-            self._store_shapes[count] = shapes
-        sources = []
-        for key, shape in zip(self._store_keys, shapes, strict=True):
-            try:
-                source = data_td[key]
-            except KeyError:
-                raise KeyError(
-                    f"Experience.store: td must hold {key_name(key)!r} (set_store_keys restricts what is "
-                    f"stored), got only {sorted(map(str, data_td.keys()))}"
-                ) from None
-            if source.shape != shape:
-                raise ValueError(
-                    f"Experience.store: {key_name(key)!r} must be {list(shape)}, got {list(source.shape)}"
-                )
-            sources.append(source)
-        return sources
+    def has_remembered(self, actions: Tensor, start: int, stop: int) -> bool:
+        """Whether the last `store` put these very actions of the agents `[start, stop)`, unchanged since,
+        into `last_actions`."""
+        known = self._remembered
+        return (
+            known is not None
+            and known.actions is actions
+            and known.version == actions._version
+            and (known.start, known.stop) == (start, stop)
+        )
 
     @property
     def store_keys(self) -> list[Key]:
         """The keys that `store` writes."""
-        return list(self._store_keys)
+        return list(self._steps.keys)
 
     def set_store_keys(self, keys: Iterable[Key]) -> None:
         """Restrict what `store` writes. KeyError for a key that the buffer lacks, ValueError for no key."""
@@ -273,9 +264,7 @@ class Experience:
         self._bind_store_keys(self._spec_keys)
 
     def _bind_store_keys(self, keys: list[Key]) -> None:
-        self._store_keys = keys
-        self._store_buffers = [self.buffer[key] for key in keys]
-        self._store_shapes = {}
+        self._steps = StepStore(self.buffer, keys, self._book, self.device)
 
     # Training
 
@@ -301,9 +290,9 @@ class Experience:
         - `advantages`: the rows of `advantages`, `[S, T]`.
 
         `epoch`, `total_timesteps` and `batch_size` place the call in the schedule of the importance
-        exponent (`MinibatchSampler.beta`). Random laws are keyed by (`seed`, `draw`, `mb_idx`), by default
-        the experience's own seed and `epoch`. With `reuse=True` drawn rows are gathered into memory that
-        the next such call overwrites.
+        exponent (`SamplingConfig.beta_schedule`). Random laws are keyed by (`seed`, `draw`, `mb_idx`), by
+        default the experience's own seed and `epoch`. With `reuse=True` drawn rows, those of `advantages`
+        too, are gathered into memory that the next such call overwrites.
         """
         return self._sampler.sample(
             mb_idx,
@@ -338,7 +327,7 @@ class Experience:
         """
         beta = self._sampler.beta(prio_alpha, prio_beta0, epoch, max(1, total_timesteps // batch_size))
         return self._sampler.prioritized(
-            mb_idx, advantages, alpha=prio_alpha, beta=beta, seed=self.seed, draw=epoch, reuse=False
+            mb_idx, advantages, alpha=prio_alpha, beta=beta, seed=self.seed, draw=epoch
         )
 
     def update(self, indices: Tensor, data_td: TensorDictBase, write_back: bool | None = None) -> None:
@@ -374,8 +363,13 @@ class Experience:
                 )
             targets.append(target)
             sources.append(source.detach())
-        if targets:
+        if not targets:
+            return
+        if self.device.type == "cpu":
             ops.scatter_(targets, indices, sources)
+        else:
+            for target, source in zip(targets, sources, strict=True):
+                target.index_copy_(0, indices, source.to(target.dtype))
 
     def reset_importance_sampling_ratios(self) -> None:
         """Set the buffer's `ratio` to 1, where it has one."""

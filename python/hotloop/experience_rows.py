@@ -125,32 +125,31 @@ class RowBook:
             views = self._views[start, stop] = RowViews(self.rows[start:stop], self.positions[start:stop])
         return views
 
-    def begin_store(self, start: int, stop: int) -> RowViews | None:
-        """Where the slice writes now; None when it is done with this rollout."""
-        if self.cursors.full_rows >= self.segments:
+    def begin_store(self, start: int, stop: int) -> int | None:
+        """The column that the slice writes now; None when it is done with this rollout."""
+        cursors = self.cursors.native
+        if cursors.full_rows >= self.segments:
             raise RuntimeError(
                 f"Experience.store: the rollout is complete (all {self.segments} rows are full); call "
                 "reset_for_rollout first"
             )
-        position = self.cursors.position(start)
-        if position != self.cursors.position(stop - 1):
+        position = cursors.position(start)
+        if position != cursors.position(stop - 1):
             raise ValueError(
                 f"Experience.store: the agents [{start}, {stop}) must stand at one column (slices must not "
-                f"overlap in part), got columns {position} and {self.cursors.position(stop - 1)}"
+                f"overlap in part), got columns {position} and {cursors.position(stop - 1)}"
             )
         if self._done[start]:
             self.skipped_steps += 1
             return None
         if position == 0 and start in self._wrapped:
-            self._check_wrap(start, stop, self._wrapped.pop(start))
-        return self.views(start, stop)
+            self._check_wrap(start, stop, self._wrapped[start])
+        return position
 
-    def end_store(self, start: int, stop: int) -> None:
-        """Move the slice on by one column, at the end of the row to its next one."""
-        finishes = self.cursors.position(start) + 1 >= self.horizon
-        handed_out = self.total_agents + self.cursors.full_rows
-        self.cursors.advance(start, stop)
+    def end_store(self, start: int, stop: int, column: int) -> None:
+        """After the slice wrote `column` and its cursors moved on."""
         self.stored_steps += 1
+        finishes = column + 1 >= self.horizon
         if self._mirrored:
             views = self.views(start, stop)
             if finishes:
@@ -158,13 +157,16 @@ class RowBook:
                 views.positions.zero_()
             else:
                 views.positions.add_(1)
+        if column == 0:
+            self._wrapped.pop(start, None)
         if finishes:
             count = stop - start
+            handed_out = self.total_agents + self.cursors.full_rows  # its next rows included
             self._finished[start:stop] = b"\1" * count
-            if handed_out >= self.segments:
+            if handed_out - count >= self.segments:
                 self._done[start:stop] = b"\1" * count
-            elif handed_out + count > self.segments:
-                self._wrapped[start] = handed_out + count - self.segments
+            elif handed_out > self.segments:
+                self._wrapped[start] = handed_out - self.segments
 
     def _check_wrap(self, start: int, stop: int, count: int) -> None:
         """Rows 0 .. count-1 are written a second time: fine if their first owners are past them."""

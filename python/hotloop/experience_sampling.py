@@ -9,10 +9,15 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.ops._memory import empty_buffer
+from hotloop.segment_sampler import SegmentSampler, importance_exponent
 from hotloop.spec import Key, nest
 
 if TYPE_CHECKING:
     from hotloop.experience import Experience
+
+# No buffer has an entry of this name.
+_ADVANTAGES: Key = ("", "advantages")
 
 
 class MinibatchSampler:
@@ -23,15 +28,16 @@ class MinibatchSampler:
         self._batch_size = torch.Size((experience.minibatch_segments, experience.bptt_horizon))
         self._sequential_idx_cache: dict[int, Tensor] = {}
         self._ones = torch.ones(self._batch_size, dtype=torch.float32, device=experience.device)
+        self._segments = SegmentSampler(experience.segments, experience.minibatch_segments)
+        self._native = experience.device.type == "cpu"
+        # Memory for reused minibatches, and the plan that fills it.
         self._memory: dict[Key, Tensor] = {}
-        self._priorities: tuple[Tensor, int, float, Tensor] | None = None
+        self._plan: ops.GatherPlan | None = None
 
     @staticmethod
     def beta(prio_alpha: float, prio_beta0: float, epoch: int, total_epochs: int) -> float:
-        """Exponent of the importance weights: from `prio_beta0`, growing linearly by `(1 - prio_beta0) *
-        prio_alpha` over `total_epochs` epochs (the schedule of PufferLib and Metta), but never above 1,
-        where the correction is complete."""
-        return min(1.0, prio_beta0 + (1.0 - prio_beta0) * prio_alpha * epoch / total_epochs)
+        """The exponent as PufferLib and Metta grow it: see `hotloop.segment_sampler.importance_exponent`."""
+        return importance_exponent("reference", prio_beta0, prio_alpha, epoch, total_epochs)
 
     def sample(
         self,
@@ -54,27 +60,28 @@ class MinibatchSampler:
             )
         weights = self._ones
         if config.method == "sequential" or (config.method == "prioritized" and config.prio_alpha <= 0.0):
-            minibatch, indices = self.sequential(mb_idx)
-            chosen = advantages[self._rows(mb_idx)].clone()
+            leaves, indices = self._sequential(mb_idx, advantages)
         elif config.method == "permutation":
-            indices, _ = self._draw(mb_idx, "permutation", None, 1.0, seed, draw)
-            minibatch = self.gather(indices, reuse)
-            (chosen,) = ops.gather([advantages], indices)
+            indices, _ = self._draw(mb_idx, "permutation", None, 0.0, 1.0, seed, draw)
+            leaves = self._gather(indices, reuse, advantages)
         elif config.method == "prioritized":
-            beta = self.beta(config.prio_alpha, config.prio_beta0, epoch, total_epochs)
-            minibatch, indices, weights = self.prioritized(
-                mb_idx, advantages, alpha=config.prio_alpha, beta=beta, seed=seed, draw=draw, reuse=reuse
-            )
-            (chosen,) = ops.gather([advantages], indices)
+            alpha = config.prio_alpha
+            schedule = getattr(config, "beta_schedule", "reference")
+            beta = importance_exponent(schedule, config.prio_beta0, alpha, epoch, total_epochs)
+            law = getattr(config, "law", "successive")
+            indices, weights = self._draw(mb_idx, law, advantages, alpha, beta, seed, draw)
+            weights = weights.unsqueeze(1).expand(self._batch_size)
+            leaves = self._gather(indices, reuse, advantages)
         else:
             raise ValueError(
                 "Experience.sample: the method must be 'sequential', 'permutation' or 'prioritized', got "
                 f"{config.method!r}"
             )
+        chosen = leaves.pop(_ADVANTAGES)
         return TensorDict(
             {
                 "prio_weights": weights,
-                "sampled_mb": minibatch,
+                "sampled_mb": self._assemble(leaves),
                 "indices": indices.unsqueeze(1).expand(self._batch_size),
                 "advantages": chosen,
             },
@@ -83,72 +90,86 @@ class MinibatchSampler:
         )
 
     def sequential(self, mb_idx: int) -> tuple[TensorDict, Tensor]:
-        """Rows in order. Wide entries are views; columns of one number per step are copied, because losses
-        write new values of them into the buffer (`update`) while the minibatch, and its graph, are still in
-        use."""
-        rows = self._rows(mb_idx)
-        leaves = {key: leaf[rows] for key, leaf in self._leaves().items()}
-        minibatch = {key: leaf.clone() if leaf.dim() == 2 else leaf for key, leaf in leaves.items()}
-        indices = self._sequential_idx_cache.get(rows.start)
-        if indices is None:
-            indices = torch.arange(rows.start, rows.stop, device=self._experience.device)
-            self._sequential_idx_cache[rows.start] = indices
-        return self._assemble(minibatch), indices
+        """Rows in order, as `_sequential` takes them."""
+        leaves, indices = self._sequential(mb_idx, None)
+        return self._assemble(leaves), indices
 
     def prioritized(
-        self, mb_idx: int, advantages: Tensor, *, alpha: float, beta: float, seed: int, draw: int, reuse: bool
+        self, mb_idx: int, advantages: Tensor, *, alpha: float, beta: float, seed: int, draw: int
     ) -> tuple[TensorDict, Tensor, Tensor]:
         """Rows by the law `successive`, with weights `(S p) ** -beta`, expanded to [B, T]."""
         if alpha <= 0.0:
             return *self.sequential(mb_idx), self._ones
-        priorities = self._row_priorities(advantages, alpha)
-        indices, weights = self._draw(mb_idx, "successive", priorities, beta, seed, draw)
-        return self.gather(indices, reuse), indices, weights.unsqueeze(1).expand(self._batch_size)
+        indices, weights = self._draw(mb_idx, "successive", advantages, alpha, beta, seed, draw)
+        minibatch = self._assemble(self._gather(indices, False, None))
+        return minibatch, indices, weights.unsqueeze(1).expand(self._batch_size)
 
-    def gather(self, indices: Tensor, reuse: bool) -> TensorDict:
-        """A copy of the rows `indices` of every entry; into memory kept for the purpose when `reuse`."""
-        leaves = self._leaves()
-        out = [self._kept(key, leaf) for key, leaf in leaves.items()] if reuse else None
-        copies = ops.gather(list(leaves.values()), indices, out=out)
-        return self._assemble(dict(zip(leaves, copies, strict=True)))
-
-    def _rows(self, mb_idx: int) -> slice:
+    def _sequential(self, mb_idx: int, advantages: Tensor | None) -> tuple[dict[Key, Tensor], Tensor]:
+        """Rows in order. Wide entries are views; columns of one number per step are copied, because losses
+        write new values of them into the buffer (`update`) while the minibatch, and its graph, are still in
+        use."""
         first = mb_idx % self._experience.num_minibatches * self._experience.minibatch_segments
-        return slice(first, first + self._experience.minibatch_segments)
+        rows = slice(first, first + self._experience.minibatch_segments)
+        indices = self._sequential_idx_cache.get(first)
+        if indices is None:
+            indices = torch.arange(rows.start, rows.stop, device=self._experience.device)
+            self._sequential_idx_cache[first] = indices
+        leaves = self._leaves(advantages)
+        columns = {key: leaf for key, leaf in leaves.items() if leaf.dim() == 2}
+        copies = self._take(columns, indices, False)
+        return {key: copies[key] if key in copies else leaf[rows] for key, leaf in leaves.items()}, indices
+
+    def _gather(self, indices: Tensor, reuse: bool, advantages: Tensor | None) -> dict[Key, Tensor]:
+        """A copy of the rows `indices` of every entry."""
+        return self._take(self._leaves(advantages), indices, reuse)
+
+    def _take(self, leaves: dict[Key, Tensor], indices: Tensor, reuse: bool) -> dict[Key, Tensor]:
+        """Copies of rows; into memory kept for the purpose when `reuse`."""
+        if not reuse:
+            if self._native:
+                return dict(zip(leaves, ops.gather(list(leaves.values()), indices), strict=True))
+            return {key: leaf.index_select(0, indices) for key, leaf in leaves.items()}
+        if not self._native:
+            return {
+                key: torch.index_select(leaf.detach(), 0, indices, out=self._kept(key, leaf))
+                for key, leaf in leaves.items()
+            }
+        out = {key: self._kept(key, leaf) for key, leaf in leaves.items()}
+        if self._plan is None or list(map(id, self._plan.out.values())) != list(map(id, out.values())):
+            self._plan = ops.GatherPlan(out)
+        self._plan.gather(list(leaves.values()), indices)
+        return out
 
     def _draw(
-        self, mb_idx: int, law: str, priorities: Tensor | None, beta: float, seed: int, draw: int
+        self,
+        mb_idx: int,
+        law: str,
+        advantages: Tensor | None,
+        alpha: float,
+        beta: float,
+        seed: int,
+        draw: int,
     ) -> tuple[Tensor, Tensor]:
-        indices, weights = ops.sample_segments(
-            priorities,
-            self._experience.segments,
-            self._experience.minibatch_segments,
-            law=law,
-            seed=seed,
-            epoch=draw,
-            minibatch=mb_idx,
-            beta=beta,
-        )
+        """New tensors: they may be kept longer than a minibatch."""
+        sampler = self._segments
+        sampler.law, sampler.alpha, sampler.seed = law, alpha, seed
+        indices, weights = sampler.draw(advantages, epoch=draw, minibatch=mb_idx, beta=beta)
         device = self._experience.device
-        return indices.to(device), weights.to(device)
+        return indices.to(device, copy=True), weights.to(device, copy=True)
 
-    def _row_priorities(self, advantages: Tensor, alpha: float) -> Tensor:
-        """The same for all minibatches of an update epoch, as long as nobody writes into `advantages`."""
-        known = self._priorities
-        if known is None or known[0] is not advantages or known[1:3] != (advantages._version, alpha):
-            known = (advantages, advantages._version, alpha, ops.row_priorities(advantages.detach(), alpha))
-            self._priorities = known
-        return known[3]
-
-    def _leaves(self) -> dict[Key, Tensor]:
+    def _leaves(self, advantages: Tensor | None) -> dict[Key, Tensor]:
+        """Every entry of the buffer, and the advantages with them."""
         items = self._experience.buffer.items(include_nested=True, leaves_only=True)
-        return {key: leaf for key, leaf in items if isinstance(leaf, Tensor)}
+        leaves: dict[Key, Tensor] = {key: leaf for key, leaf in items if isinstance(leaf, Tensor)}
+        if advantages is not None:
+            leaves[_ADVANTAGES] = advantages
+        return leaves
 
     def _kept(self, key: Key, leaf: Tensor) -> Tensor:
         shape = (self._experience.minibatch_segments, *leaf.shape[1:])
         memory = self._memory.get(key)
         if memory is None or memory.shape != shape or memory.dtype != leaf.dtype:
-            memory = self._memory[key] = torch.empty(shape, dtype=leaf.dtype, device=leaf.device)
+            memory = self._memory[key] = empty_buffer(shape, leaf.dtype, self._experience.device)
         return memory
 
     def _assemble(self, leaves: dict[Key, Tensor]) -> TensorDict:

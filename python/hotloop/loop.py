@@ -132,7 +132,7 @@ class CoreTrainingLoop:
 
     @property
     def last_action(self) -> Tensor:
-        """``[A, k]``, live: each agent's last action (int32 for discrete spaces, else float32)."""
+        """``[A, k]``, live: each agent's last action (int32 or int64 for discrete spaces, else floating)."""
         return self._steps.last_actions.buffer
 
     def on_epoch_start(self, context: ComponentContext) -> None:
@@ -192,7 +192,7 @@ class CoreTrainingLoop:
                     loss.rollout(td, context)
             steps.track_rewards(td, step.window, context)
             actions = checked_actions(td, step.window.agents, steps.action_width)
-            steps.last_actions.write_(actions, step.window.start, step.window.stop)
+            steps.remember(td, actions, step.window)
             with stopwatch("_rollout.send"):
                 env.send_actions(actions.cpu().numpy())
             if step.infos:

@@ -14,7 +14,8 @@ from hotloop import ops
 from hotloop.context import ComponentContext
 from hotloop.experience import Experience
 from hotloop.experience_rows import slice_bounds
-from hotloop.spec import Key, nest, normalize_spec, spec_leaves
+from hotloop.loop_stage import Column, Stage, flat_tensordict
+from hotloop.spec import Key, normalize_spec, spec_leaves
 
 _WHERE = "CoreTrainingLoop.rollout_phase"
 # What `StepBuilder.build` sets itself, and what the policy must: none of these is prefilled from the
@@ -35,6 +36,10 @@ class Window(NamedTuple):
     env_ids: Tensor  # int64 [n, 1]
     row_id: Tensor  # int64 [n], live
     t_in_row: Tensor  # int64 [n], live
+    agents_each: Tensor  # int64 [n], n everywhere
+    one: Tensor  # int64 [n]
+    true: Tensor  # bool [n]
+    zero: Tensor  # float32 [n]
 
 
 class EnvStep(NamedTuple):
@@ -67,10 +72,11 @@ class StepBuilder:
         self._average: Tensor | None = None
         # Entries that the policy reads but nobody sets before it does: zeros at every step.
         self._blank = [
-            (key, shape, dtype)
+            Column(key, tuple(shape), dtype)
             for key, (shape, dtype) in spec_leaves(normalize_spec(policy_spec))
             if (key if isinstance(key, str) else key[0]) not in _PROVIDED
         ]
+        self._stages: dict[tuple[int, int, bool], tuple[Stage, list[Tensor]]] = {}
         stored = experience.buffer.get("actions", None)
         self._layout_known = stored is not None
         width, dtype = (1, torch.int32) if stored is None else _stored_layout(stored)
@@ -79,6 +85,8 @@ class StepBuilder:
     def _allocate(self, width: int, dtype: torch.dtype) -> None:
         self.action_width, self._action_dtype = width, dtype
         self.last_actions = ops.LastActions(self._experience.total_agents, width, dtype, self.device)
+        self._experience.last_actions = self.last_actions
+        self._stages.clear()
 
     def adopt_action_space(self, env: Any) -> None:
         """Where the buffer holds no actions, take their layout from the environment's action space, once."""
@@ -119,11 +127,12 @@ class StepBuilder:
         else:
             raise ValueError(f"{_WHERE}: get_observations() must return 8 or 9 entries, got {len(step)}")
         window = self.window(env_slice)
-        if observations.shape[0] != window.agents:
-            raise ValueError(
-                f"{_WHERE}: observations must have {window.agents} rows for the agents {env_slice}, got "
-                f"{list(observations.shape)}"
-            )
+        for name, given in (("observations", observations), ("rewards", rewards)):
+            if given.shape[:1] != (window.agents,):
+                raise ValueError(
+                    f"{_WHERE}: {name} must have {window.agents} rows for the agents {env_slice}, got "
+                    f"{list(given.shape)}"
+                )
         return EnvStep(
             observations,
             rewards,
@@ -153,6 +162,10 @@ class StepBuilder:
             torch.arange(start, stop, device=self.device).unsqueeze(1),
             experience.row_slot_ids[start:stop],
             experience.t_in_row[start:stop],
+            torch.tensor(count, device=self.device).expand(count),
+            torch.ones((), dtype=torch.int64, device=self.device).expand(count),
+            torch.ones((), dtype=torch.bool, device=self.device).expand(count),
+            torch.zeros((), device=self.device).expand(count),
         )
         self._windows[start, stop] = window
         return window
@@ -160,40 +173,85 @@ class StepBuilder:
     def build(self, step: EnvStep, context: ComponentContext) -> TensorDict:
         """The flat TensorDict `[n]` of a step.
 
-        `row_id` and `t_in_row` are views of the live cursors: after the step was stored, `t_in_row` has
-        moved on.
+        Observations and rewards are the environment's own tensors where they lie on the device, `row_id` and
+        `t_in_row` views of the live cursors: after the step was stored, `t_in_row` has moved on. In host
+        memory the other entries are written anew at each step into memory that the next step of the same
+        slice overwrites; who keeps a step must clone it.
         """
         device, window = self.device, step.window
-        dones = _moved(step.terminals, device).to(torch.float32)
-        truncateds = _moved(step.truncations, device).to(torch.float32)
-        ends = torch.maximum(dones, truncateds) if self._reset_last_actions else None
-        entries: dict[Key, Any] = {
-            key: torch.zeros((window.agents, *shape), dtype=dtype, device=device)
-            for key, shape, dtype in self._blank
-        }
+        teacher = step.teacher_actions is not None
+        stage, blanks = self._stage(window, teacher)
+        terminals, truncations = _moved(step.terminals, device), _moved(step.truncations, device)
+        sources = [
+            terminals,
+            truncations,
+            self._averages(context),
+            self.last_actions.buffer,
+            window.agents_each,
+            window.one,
+        ]
+        if step.teacher_actions is not None:
+            sources.append(_moved(step.teacher_actions, device))
+        if self._stores_valid:
+            all_valid = step.mask is None or self._all_valid
+            sources.append(window.true if all_valid or step.mask is None else _moved(step.mask, device))
+        if self._stores_truncation:
+            sources.append(window.zero)
+        ends = (terminals != 0, truncations != 0) if self._reset_last_actions else ()
+        staged = stage(sources + blanks, ends)
+
+        entries: dict[Key, Any] = {column.key: staged[column.key] for column in self._blank}
         entries["env_obs"] = _moved(step.observations, device)
         entries["rewards"] = _moved(step.rewards, device)
         entries["training_env_ids"] = window.env_ids
-        entries["reward_baseline"] = self._averages(context)[window.start : window.stop].clone()
-        entries["dones"] = dones
-        entries["truncateds"] = truncateds
-        if step.teacher_actions is not None:
-            entries["teacher_actions"] = _moved(step.teacher_actions, device).to(torch.int64)
+        entries["reward_baseline"] = staged["reward_baseline"]
+        entries["dones"] = staged["dones"]
+        entries["truncateds"] = staged["truncateds"]
+        if teacher:
+            entries["teacher_actions"] = staged["teacher_actions"]
         entries["row_id"] = window.row_id
         entries["t_in_row"] = window.t_in_row
-        entries["last_actions"] = self.last_actions.read(window.start, window.stop, dones=ends)
-        # Made anew for each step: a policy that writes into them must not spoil the next one.
-        entries["batch"] = torch.full((window.agents,), window.agents, device=device)
-        entries["bptt"] = torch.ones(window.agents, dtype=torch.int64, device=device)
+        entries["last_actions"] = staged["last_actions"]
+        entries["batch"] = staged["batch"]
+        entries["bptt"] = staged["bptt"]
         if self._stores_valid:
-            if step.mask is None or self._all_valid:
-                entries["valid"] = torch.ones(window.agents, dtype=torch.bool, device=device)
-            else:
-                entries["valid"] = _moved(step.mask, device).to(torch.bool)
+            entries["valid"] = staged["valid"]
         if self._stores_truncation:
-            entries["truncation_values"] = torch.zeros(window.agents, dtype=torch.float32, device=device)
-        source: Any = nest(entries) if self._blank else entries
-        return TensorDict(source, batch_size=[window.agents], device=device)
+            entries["truncation_values"] = staged["truncation_values"]
+        return flat_tensordict(entries, window.agents, device)
+
+    def _stage(self, window: Window, teacher: bool) -> tuple[Stage, list[Tensor]]:
+        """What copies a step of a slice, and the zeros that fill its blank entries."""
+        known = self._stages.get((window.start, window.stop, teacher))
+        if known is not None:
+            return known
+        columns = [
+            Column("dones", (), torch.float32),
+            Column("truncateds", (), torch.float32),
+            Column("reward_baseline", (), torch.float32, windowed=True),
+            Column("last_actions", (self.action_width,), self._action_dtype, windowed=True, cleared=True),
+            # Written at each step: a policy that writes into them must not spoil the next one.
+            Column("batch", (), torch.int64),
+            Column("bptt", (), torch.int64),
+        ]
+        if teacher:
+            columns.append(Column("teacher_actions", (), torch.int64))
+        if self._stores_valid:
+            columns.append(Column("valid", (), torch.bool))
+        if self._stores_truncation:
+            columns.append(Column("truncation_values", (), torch.float32))
+        blanks = [
+            torch.zeros((), dtype=column.dtype, device=self.device).expand(window.agents, *column.shape)
+            for column in self._blank
+        ]
+        stage = Stage([*columns, *self._blank], window.start, window.stop, self.device)
+        self._stages[window.start, window.stop, teacher] = stage, blanks
+        return stage, blanks
+
+    def remember(self, td: TensorDictBase, actions: Tensor, window: Window) -> None:
+        """Keep the actions of a step, unless `Experience.store` has done it in passing."""
+        if not self._experience.has_remembered(td["actions"], window.start, window.stop):
+            self.last_actions.write_(actions, window.start, window.stop)
 
     def _averages(self, context: ComponentContext) -> Tensor:
         """float32 [A]; the state's tensor, so that others may read or replace it."""
@@ -259,8 +317,10 @@ def _reward_centering(context: ComponentContext) -> Any:
 
 
 def _stored_layout(stored: Tensor) -> tuple[int, torch.dtype]:
-    """Width and dtype of last actions for a buffer entry `[S, T, *shape]`."""
-    return math.prod(stored.shape[2:]), stored.dtype if stored.dtype.is_floating_point else torch.int32
+    """Width and dtype of last actions for a buffer entry `[S, T, *shape]`: int32 but for wider integers and
+    floating actions."""
+    kept = stored.dtype.is_floating_point or stored.dtype == torch.int64
+    return math.prod(stored.shape[2:]), stored.dtype if kept else torch.int32
 
 
 def _space_layout(space: Any) -> tuple[int, torch.dtype]:

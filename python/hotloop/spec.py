@@ -10,11 +10,12 @@ Objects that behave like torchrl's ``Composite`` (``keys()`` and indexing, whose
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias, Union
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 SpecLeaf: TypeAlias = tuple[torch.Size, torch.dtype]
 NestedSpec: TypeAlias = dict[str, Union[SpecLeaf, "NestedSpec"]]
@@ -61,11 +62,20 @@ def merge_specs(*specs: Any) -> NestedSpec:
     return merged
 
 
-def zeros_from_spec(spec: NestedSpec, batch_size: tuple[int, ...], device: torch.device) -> TensorDict:
-    """A TensorDict of zeros: every leaf ``[*batch_size, *shape]`` contiguous, on ``device``."""
+def zeros_from_spec(
+    spec: NestedSpec,
+    batch_size: tuple[int, ...],
+    device: torch.device,
+    allocate: Callable[..., Tensor] | None = None,
+) -> TensorDict:
+    """A TensorDict of zeros: every leaf ``[*batch_size, *shape]`` contiguous, on ``device``.
+
+    ``allocate(shape, dtype=, device=)`` makes the leaves instead of `torch.zeros`.
+    """
+    make = torch.zeros if allocate is None else allocate
     td = TensorDict({}, batch_size=batch_size, device=device)
     for key, (shape, dtype) in spec_leaves(spec):
-        td[key] = torch.zeros((*batch_size, *shape), dtype=dtype, device=device)
+        td[key] = make((*batch_size, *shape), dtype=dtype, device=device)
     return td
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops.store_plan import LeafKey, leaf_at, leaf_path
+from hotloop.ops._leaves import LeafKey, checked_scales, converted, leaf_at, leaf_path
+from hotloop.ops._memory import empty_buffer
 
 
 class GatherPlan:
@@ -22,6 +23,7 @@ class GatherPlan:
         out: for every leaf key (a tuple for nested ones) a CPU tensor `[k, ...]` with memory of its own. A
             dtype other than the leaf's converts on the way.
         scales: for some of the keys a factor, for instance `1 / 255` of uint8 pixels; floating `out` only.
+            The product is taken in float32 (float64 where either side is) and rounded once.
 
     Attributes:
         out: the tensors by key, overwritten by every call.
@@ -34,7 +36,7 @@ class GatherPlan:
         self, out: Mapping[LeafKey, Tensor], *, scales: Mapping[LeafKey, float] | None = None
     ) -> None:
         self.out = dict(out)
-        self.scales = check_scales("GatherPlan", self.out, scales)
+        self.scales = checked_scales("GatherPlan", self.out, scales)
         factors = [self.scales.get(key, 1.0) for key in self.out]
         self._native = _core.GatherPlan(tuple(map(leaf_path, self.out)), tuple(self.out.values()), factors)
 
@@ -48,10 +50,13 @@ class GatherPlan:
         scales: Mapping[LeafKey, float] | None = None,
     ) -> GatherPlan:
         """A plan with new tensors for `count` rows of every leaf `[S, ...]`, of the leaf's dtype unless
-        `dtypes` names another."""
-        wanted = dtypes or {}
+        `dtypes` names another. KeyError for a key that `leaves` lacks."""
+        wanted = dict(dtypes or {})
+        for key in wanted:
+            if key not in leaves:
+                raise KeyError(f"GatherPlan: dtypes must be for some of {list(leaves)}, got {key!r}")
         out = {
-            key: torch.empty((count, *leaf.shape[1:]), dtype=wanted.get(key, leaf.dtype))
+            key: empty_buffer((count, *leaf.shape[1:]), wanted.get(key, leaf.dtype))
             for key, leaf in leaves.items()
         }
         return cls(out, scales=scales)
@@ -62,7 +67,7 @@ class GatherPlan:
         Args:
             source: a TensorDict or dict with the plan's keys, or a list of tensors in their order; each
                 `[S, ...]` with one common S.
-            indices: `[k]` int64, contiguous; checked before anything is written.
+            indices: `[k]` int64, 0 ... S-1; repeats are allowed. Checked before anything is written.
 
         Raises:
             KeyError: the source lacks a key. IndexError: an index outside [0, S).
@@ -70,12 +75,18 @@ class GatherPlan:
         """
         if self._native.gather(source, indices):
             return
-        # A tensor subclass, which torch's dispatcher must see.
-        for place, (key, out) in enumerate(self.out.items()):
-            leaf = source[place] if isinstance(source, (list, tuple)) else leaf_at(source, leaf_path(key))
-            rows = leaf.index_select(0, indices)
-            factor = self.scales.get(key, 1.0)
-            out.copy_(rows if factor == 1.0 else rows.to(out.dtype) * factor)
+        # A tensor subclass, which torch's dispatcher must see. Everything is read before anything is written.
+        listed = isinstance(source, (list, tuple))
+        leaves = list(source) if listed else [leaf_at(source, leaf_path(key)) for key in self.out]
+        rows = [leaf.index_select(0, indices) for leaf in leaves]
+        for (key, out), each in zip(self.out.items(), rows, strict=True):
+            if each.shape != out.shape:
+                raise ValueError(
+                    f"GatherPlan.gather: out[{key}] must be of shape {list(each.shape)}, "
+                    f"got {list(out.shape)}"
+                )
+        for (key, out), each in zip(self.out.items(), rows, strict=True):
+            out.copy_(converted(each, out.dtype, self.scales.get(key, 1.0)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.out, self.scales)
@@ -83,17 +94,3 @@ class GatherPlan:
 
 def _restore(out: dict[LeafKey, Tensor], scales: dict[LeafKey, float]) -> GatherPlan:
     return GatherPlan(out, scales=scales)
-
-
-def check_scales(
-    name: str, targets: Mapping[Any, Tensor], scales: Mapping[Any, float] | None
-) -> dict[Any, float]:
-    """The scales as floats. KeyError for an unknown key, TypeError for one of an integer target."""
-    for key in scales or {}:
-        if key not in targets:
-            raise KeyError(f"{name}: scales must be for some of {list(targets)}, got {key!r}")
-        if not targets[key].dtype.is_floating_point:
-            raise TypeError(
-                f"{name}: {key!r} must be of a floating dtype to be scaled, got {targets[key].dtype}"
-            )
-    return {key: float(factor) for key, factor in (scales or {}).items()}

@@ -61,11 +61,20 @@ class LastActions:
             TypeError, ValueError: `dones` or `out` of a wrong kind, shape or dtype.
             IndexError: agents outside `[0, A)`.
         """
+        if self.buffer.device.type != "cpu":
+            return self._read_by_torch(start, stop, dones, out)
         if out is None:
             out = self.buffer.new_empty((max(stop - start, 0), self.buffer.shape[1]))
         if _core.last_actions_read(self.buffer, start, stop - start, dones, out) is NotImplemented:
             _READ_OUT_OP(self.buffer, start, stop - start, dones, out=out)
         return out
+
+    def _read_by_torch(self, start: int, stop: int, dones: Tensor | None, out: Tensor | None) -> Tensor:
+        actions = self.buffer[start:stop]
+        if dones is not None:
+            ended = (dones != 0).to(actions.device).unsqueeze(1)
+            actions = actions.masked_fill(ended, 0)
+        return actions.clone() if out is None else out.copy_(actions)
 
     def write_(self, actions: Tensor, start: int, stop: int) -> None:
         """Remembers `actions` (`[n]` or `[n, k]`, cast to the buffer's dtype) of agents `[start, stop)`.
@@ -79,6 +88,10 @@ class LastActions:
                 f"LastActions.write_: actions must be [n, k] = [{stop - start}, {self.buffer.shape[1]}], "
                 f"got {list(actions.shape)}"
             )
+        if self.buffer.device.type != "cpu":
+            width = self.buffer.shape[1]
+            self.buffer[start:stop] = actions.reshape(stop - start, width).to(self.buffer.device)
+            return
         columns = actions.unsqueeze(1) if isinstance(actions, Tensor) and actions.ndim == 1 else actions
         if _core.last_actions_write_(self.buffer, start, columns) is NotImplemented:
             _WRITE_OP(self.buffer, start, columns)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops.gather_plan import check_scales
+from hotloop.ops._leaves import checked_scales, converted
 
 
 class StagePlan:
@@ -20,10 +20,11 @@ class StagePlan:
         offsets: for targets that are a window into a longer source (agents `[start, start + n)` of all): the
             first row that is read.
         scales: for some of the targets a factor, for instance `1 / 255` of uint8 pixels; floating ones only.
+            The product is taken in float32 (float64 where either side is) and rounded once.
         cleared: names of targets whose row becomes zeros where an episode ended, such as last actions.
 
     Attributes:
-        targets: the tensors by name, overwritten by every call.
+        targets: the tensors by name, overwritten by every call. count: n.
 
     Raises:
         ValueError: targets of several sizes n, or none. KeyError: options for a name that `targets` lacks.
@@ -42,6 +43,7 @@ class StagePlan:
         counts = {len(target) for target in self.targets.values()}
         if len(counts) != 1:
             raise ValueError(f"StagePlan: targets must have one common first size, got {sorted(counts)}")
+        self.count = counts.pop()
         self.offsets = dict(offsets or {})
         self.cleared = tuple(cleared)
         for name in (*self.offsets, *self.cleared):
@@ -50,17 +52,17 @@ class StagePlan:
         for name, offset in self.offsets.items():
             if offset < 0:
                 raise ValueError(f"StagePlan: the offset of {name!r} must be at least 0, got {offset}")
-        self.scales = check_scales("StagePlan", self.targets, scales)
+        self.scales = checked_scales("StagePlan", self.targets, scales)
         self._native = _core.StagePlan(
             list(self.targets),
             tuple(self.targets.values()),
             [self.scales.get(name, 1.0) for name in self.targets],
             [self.offsets.get(name, -1) for name in self.targets],
             [name in self.cleared for name in self.targets],
-            counts.pop(),
+            self.count,
         )
 
-    def stage(self, sources: list[Tensor], ends: tuple[Tensor, ...] = ()) -> None:
+    def stage(self, sources: Sequence[Tensor], ends: Sequence[Tensor] = ()) -> None:
         """Copy one step.
 
         Args:
@@ -72,20 +74,32 @@ class StagePlan:
         Raises:
             TypeError, ValueError: a tensor of a wrong kind or shape; nothing is written then.
         """
-        if not self._native.stage(sources, ends):
+        if not self._native.stage(list(sources), tuple(ends)):
             self._stage_by_torch(sources, ends)
 
-    def _stage_by_torch(self, sources: list[Tensor], ends: tuple[Tensor, ...]) -> None:
-        """For tensor subclasses, which torch's dispatcher must see."""
+    def _stage_by_torch(self, sources: Sequence[Tensor], ends: Sequence[Tensor]) -> None:
+        """For tensor subclasses, which torch's dispatcher must see. Checks come before writes here too."""
+        rows = []
         for (name, target), source in zip(self.targets.items(), sources, strict=True):
-            offset = self.offsets.get(name, 0)
-            rows = source[offset : offset + len(target)].reshape(target.shape)
-            factor = self.scales.get(name, 1.0)
-            target.copy_(rows if factor == 1.0 else rows.to(target.dtype) * factor)
-            if name in self.cleared:
-                for flags in ends:
-                    ended = flags != 0
-                    target[ended] = torch.zeros((), dtype=target.dtype)
+            offset = self.offsets.get(name)
+            each = source if offset is None else source[offset : offset + len(target)]
+            column = target.shape[-1:] == (1,) and each.ndim + 1 == target.ndim
+            each = each.unsqueeze(-1) if column else each
+            if each.shape != target.shape:
+                raise ValueError(
+                    f"StagePlan.stage: source[{name}] must be of shape {list(target.shape)}, "
+                    f"got {list(source.shape)}"
+                )
+            rows.append(converted(each, target.dtype, self.scales.get(name, 1.0)))
+        for flags in ends:
+            if flags.shape != (self.count,):
+                raise ValueError(
+                    f"StagePlan.stage: ends must be [n] = [{self.count}], got {list(flags.shape)}"
+                )
+        for (name, target), each in zip(self.targets.items(), rows, strict=True):
+            target.copy_(each)
+            for flags in ends if name in self.cleared else ():
+                target[flags != 0] = torch.zeros((), dtype=target.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.targets, self.offsets, self.scales, self.cleared)

@@ -8,24 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from hotloop import _core
+from hotloop.ops._leaves import LeafKey, leaf_at, leaf_path
 from hotloop.ops.last_actions import LastActions
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.store import store_
-
-LeafKey = str | tuple[str, ...]
-
-
-def leaf_path(key: LeafKey) -> tuple[str, ...]:
-    """The keys that lead to a leaf of a nested TensorDict."""
-    return (key,) if isinstance(key, str) else tuple(key)
-
-
-def leaf_at(tree: Any, path: tuple[str, ...]) -> Tensor:
-    """The leaf that the keys lead to."""
-    for key in path:
-        tree = tree[key]
-    leaf: Tensor = tree
-    return leaf
 
 
 class StorePlan:
@@ -100,9 +86,15 @@ class StorePlan:
         buffers = [leaf_at(self.buffer, leaf_path(key)) for key in self.keys]
         store_(buffers, sources, self.cursors.rows[start:stop], self.cursors.positions[start:stop])
         self.cursors.advance(start, stop)
-        if listed or last_actions is None or self.actions not in source:
+        if listed or last_actions is None:
             return None
-        actions: Tensor = source[self.actions]
+        try:
+            actions = leaf_at(source, leaf_path(self.actions))
+        except KeyError:
+            return None
+        width = last_actions.buffer.shape[1]
+        if actions.shape != (stop - start, width) and not (width == 1 and actions.shape == (stop - start,)):
+            return None
         last_actions.write_(actions, start, stop)
         return actions
 

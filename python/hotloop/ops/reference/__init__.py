@@ -12,7 +12,16 @@ float16 are widened to float32, and the result is rounded once.
 from __future__ import annotations
 
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
-from hotloop.ops.reference.movement import LastActions, RowCursors, gather, scatter_, store_
+from hotloop.ops.reference.movement import (
+    LastActions,
+    RowCursors,
+    gather,
+    gather_plan,
+    scatter_,
+    stage_plan,
+    store_,
+    store_plan,
+)
 from hotloop.ops.reference.sampling import (
     PRIORITY_FLOOR,
     STREAM_OFFSET,
@@ -38,6 +47,7 @@ __all__ = [
     "RowCursors",
     "gae",
     "gather",
+    "gather_plan",
     "inclusion_probabilities",
     "permutation",
     "philox4x32",
@@ -46,5 +56,7 @@ __all__ = [
     "row_priorities",
     "sample_segments",
     "scatter_",
+    "stage_plan",
     "store_",
+    "store_plan",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,59 @@ def store_(buffers: Sequence[Tensor], sources: Sequence[Tensor], rows: Tensor, p
     for buffer, source in zip(buffers, sources, strict=True):
         for i, (row, position) in enumerate(zip(rows.tolist(), positions.tolist(), strict=True)):
             buffer[row, position] = source[i].to(buffer.dtype)
+
+
+def converted(source: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    """`source * scale` in `dtype`; the product in float32 (float64 where either side is), rounded once."""
+    wide = torch.float64 if torch.float64 in (source.dtype, dtype) else torch.float32
+    return source.to(dtype) if scale == 1.0 else (source.to(wide) * torch.tensor(scale, dtype=wide)).to(dtype)
+
+
+def gather_plan(
+    out: Mapping[Any, Tensor], source: Mapping[Any, Tensor], indices: Tensor, scales: Mapping[Any, float]
+) -> None:
+    """`out[key][j] = source[key][indices[j]]`, times the key's scale; see `hotloop.ops.GatherPlan`."""
+    for key, target in out.items():
+        for j, row in enumerate(indices.tolist()):
+            target[j] = converted(source[key][row], target.dtype, scales.get(key, 1.0))
+
+
+def stage_plan(
+    targets: Mapping[str, Tensor],
+    sources: Mapping[str, Tensor],
+    ends: Sequence[Tensor],
+    *,
+    offsets: Mapping[str, int],
+    scales: Mapping[str, float],
+    cleared: Sequence[str],
+) -> None:
+    """Row i of every target from row offset + i of its source, zeros where it is cleared by a flag; see
+    `hotloop.ops.StagePlan`."""
+    for name, target in targets.items():
+        for i in range(len(target)):
+            row = sources[name][offsets.get(name, 0) + i].reshape(target[i].shape)
+            target[i] = converted(row, target.dtype, scales.get(name, 1.0))
+            if name in cleared and any(bool(flags[i] != 0) for flags in ends):
+                target[i] = torch.zeros((), dtype=target.dtype)
+
+
+def store_plan(
+    buffer: Mapping[Any, Tensor],
+    source: Mapping[Any, Tensor],
+    cursors: RowCursors,
+    start: int,
+    stop: int,
+    last_actions: LastActions | None = None,
+    actions: Any = "actions",
+) -> None:
+    """One step of agents [start, stop) where their cursors point; see `hotloop.ops.StorePlan`."""
+    for key, target in buffer.items():
+        for i, agent in enumerate(range(start, stop)):
+            row, position = int(cursors.rows[agent]), int(cursors.positions[agent])
+            target[row, position] = source[key][i].to(target.dtype)
+    cursors.advance(start, stop)
+    if last_actions is not None and actions in source:
+        last_actions.write_(source[actions], start, stop)
 
 
 class LastActions:
