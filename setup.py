@@ -23,7 +23,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-SIMD_KERNELS = ("puff_advantage", "gae", "row_priorities", "sampling_kernels")
+SIMD_KERNELS = (
+    "puff_advantage", "gae", "row_priorities", "sampling_kernels", "categorical", "categorical_backward",
+)  # fmt: skip
 X86_ISAS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],

@@ -12,5 +12,6 @@ void bind_gather(PyObject* module);
 void bind_scatter(PyObject* module);
 void bind_store(PyObject* module);
 void bind_last_actions(PyObject* module);
+void bind_categorical(PyObject* module);
 
 }  // namespace hotloop

@@ -112,6 +112,7 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_scatter(m.ptr());
     hotloop::bind_store(m.ptr());
     hotloop::bind_last_actions(m.ptr());
+    hotloop::bind_categorical(m.ptr());
   } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
     PyErr_SetString(error.type, error.what());
     throw py::error_already_set();

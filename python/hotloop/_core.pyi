@@ -81,6 +81,38 @@ def last_actions_read(
     last: Tensor, start: int, count: int, dones: Tensor | None, out: Tensor, /
 ) -> _Result: ...
 def last_actions_write_(last: Tensor, start: int, actions: Tensor, /) -> _Result: ...
+def categorical_sample(
+    logits: Tensor,
+    mask: Tensor | None,
+    nvec: Sequence[int] | None,
+    seed: int,
+    step: int,
+    actions: Tensor,
+    log_prob: Tensor,
+    entropy: Tensor,
+    /,
+) -> _Result: ...
+def categorical_evaluate(
+    logits: Tensor,
+    actions: Tensor,
+    mask: Tensor | None,
+    nvec: Sequence[int] | None,
+    log_prob: Tensor,
+    entropy: Tensor,
+    saved: Tensor | None,
+    /,
+) -> _Result: ...
+def categorical_evaluate_backward(
+    grad_log_prob: Tensor,
+    grad_entropy: Tensor,
+    logits: Tensor,
+    actions: Tensor,
+    mask: Tensor | None,
+    nvec: Sequence[int] | None,
+    saved: Tensor,
+    grad_logits: Tensor,
+    /,
+) -> _Result: ...
 
 class RowCursors:
     def __init__(self, rows: Tensor, positions: Tensor, segments: int, horizon: int) -> None: ...

@@ -3,6 +3,7 @@
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
 
+from hotloop.ops.categorical import categorical_evaluate, categorical_sample
 from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
 from hotloop.ops.gather_plan import GatherPlan
@@ -22,6 +23,8 @@ __all__ = [
     "RowCursors",
     "StagePlan",
     "StorePlan",
+    "categorical_evaluate",
+    "categorical_sample",
     "gae",
     "gather",
     "puff_advantage",

@@ -12,6 +12,7 @@ float16 are widened to float32, and the result is rounded once.
 from __future__ import annotations
 
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
+from hotloop.ops.reference.heads import STREAM_CATEGORICAL, categorical_evaluate, categorical_sample
 from hotloop.ops.reference.movement import LastActions, RowCursors, gather, scatter_, store_
 from hotloop.ops.reference.sampling import (
     PRIORITY_FLOOR,
@@ -29,6 +30,7 @@ from hotloop.ops.reference.sampling import (
 
 __all__ = [
     "PRIORITY_FLOOR",
+    "STREAM_CATEGORICAL",
     "STREAM_OFFSET",
     "STREAM_ORDER",
     "STREAM_PERMUTATION",
@@ -36,6 +38,8 @@ __all__ = [
     "STREAM_REPLACEMENT",
     "LastActions",
     "RowCursors",
+    "categorical_evaluate",
+    "categorical_sample",
     "gae",
     "gather",
     "inclusion_probabilities",
