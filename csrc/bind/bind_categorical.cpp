@@ -58,13 +58,29 @@ Matrix read_actions(const char* op, const char* arg, const View& actions, const 
   return as_matrix(actions);
 }
 
-int64_t read_choice(const Matrix& m, int64_t offset) {
+// The first row whose action lies outside [0, limit), or -1; the common case takes no branch an element.
+template <class Int>
+int64_t first_outside(const char* data, int64_t stride, int64_t rows, int64_t limit, int64_t* choice) {
+  const Int* at = reinterpret_cast<const Int*>(data);
+  bool outside = false;
+  for (int64_t n = 0; n < rows; ++n) {
+    outside |= static_cast<uint64_t>(static_cast<int64_t>(at[n * stride])) >= static_cast<uint64_t>(limit);
+  }
+  for (int64_t n = 0; outside && n < rows; ++n) {
+    *choice = static_cast<int64_t>(at[n * stride]);
+    if (*choice < 0 || *choice >= limit) return n;
+  }
+  return -1;
+}
+
+int64_t first_outside(const Matrix& m, int64_t head, int64_t rows, int64_t limit, int64_t* choice) {
+  const char* data = m.data + head * m.time_stride * itemsize(m.dtype);
   switch (m.dtype) {
-    case DType::u8: return reinterpret_cast<const uint8_t*>(m.data)[offset];
-    case DType::i8: return reinterpret_cast<const int8_t*>(m.data)[offset];
-    case DType::i16: return reinterpret_cast<const int16_t*>(m.data)[offset];
-    case DType::i32: return reinterpret_cast<const int32_t*>(m.data)[offset];
-    default: return reinterpret_cast<const int64_t*>(m.data)[offset];
+    case DType::u8: return first_outside<uint8_t>(data, m.row_stride, rows, limit, choice);
+    case DType::i8: return first_outside<int8_t>(data, m.row_stride, rows, limit, choice);
+    case DType::i16: return first_outside<int16_t>(data, m.row_stride, rows, limit, choice);
+    case DType::i32: return first_outside<int32_t>(data, m.row_stride, rows, limit, choice);
+    default: return first_outside<int64_t>(data, m.row_stride, rows, limit, choice);
   }
 }
 
@@ -72,15 +88,14 @@ void expect_choices(const char* op, const Matrix& actions, const Heads& heads, i
   if (is_floating(actions.dtype) || actions.dtype == DType::b8) {
     type_error(op, "actions", "of an integer dtype", dtype_name(actions.dtype));
   }
-  for (int64_t n = 0; n < rows; ++n) {
-    for (int64_t h = 0; h < heads.count(); ++h) {
-      const int64_t choice = read_choice(actions, n * actions.row_stride + h * actions.time_stride);
-      const int64_t limit = heads.choices[static_cast<size_t>(h)];
-      if (choice >= 0 && choice < limit) continue;
-      throw Error(PyExc_IndexError, std::string(op) + ": actions[" + std::to_string(n) +
-                                        (heads.single ? "" : ", " + std::to_string(h)) + "] must be in [0, " +
-                                        std::to_string(limit) + "), got " + std::to_string(choice));
-    }
+  for (int64_t h = 0; h < heads.count(); ++h) {
+    const int64_t limit = heads.choices[static_cast<size_t>(h)];
+    int64_t choice = 0;
+    const int64_t n = first_outside(actions, h, rows, limit, &choice);
+    if (n < 0) continue;
+    throw Error(PyExc_IndexError, std::string(op) + ": actions[" + std::to_string(n) +
+                                      (heads.single ? "" : ", " + std::to_string(h)) + "] must be in [0, " +
+                                      std::to_string(limit) + "), got " + std::to_string(choice));
   }
 }
 

@@ -1,14 +1,15 @@
 // The exponential without a table, a branch or a library call, so that compilers vectorise it and every instruction
 // set gives the same bits: 2^n e^r with n an integer and |r| <= ln(2) / 2.
 #pragma once
-#include <cmath>
-
 #include "dtype.h"
 
 namespace hotloop {
 
-// e^x to 2 ulp for x <= 88; infinity above, 0 where the result would be subnormal (x < -87.33), NaN for NaN.
+// e^x within 2 ulp; 0 below -87.68, infinity above 88.37 (half a binade before the range of normal numbers ends, so
+// that the ends need no case of their own: the scale itself becomes 0 or infinity), NaN for NaN.
 HL_HD float exponential(float x) {
+  x = x < -88.0f ? -88.0f : x;
+  x = x > 89.0f ? 89.0f : x;
   const float shifter = 0x1.8p23f;  // rounds to an integer, which then stands in the low bits
   const float shifted = x * 1.44269504f + shifter;
   const float n = shifted - shifter;
@@ -24,13 +25,13 @@ HL_HD float exponential(float x) {
   bits = (bits + 127u) << 23;
   float scale;
   std::memcpy(&scale, &bits, 4);
-  float y = e * scale;
-  y = x < -87.33f ? 0.0f : y;
-  return x > 88.0f ? HUGE_VALF : y;
+  return e * scale;
 }
 
-// e^x to 2 ulp for x <= 709; infinity above, 0 where the result would be subnormal (x < -708.39), NaN for NaN.
+// The same for float64: 0 below -708.7, infinity above 709.4.
 HL_HD double exponential(double x) {
+  x = x < -709.0 ? -709.0 : x;
+  x = x > 710.0 ? 710.0 : x;
   const double shifter = 0x1.8p52;
   const double shifted = x * 1.44269504088896338700e+00 + shifter;
   const double n = shifted - shifter;
@@ -53,9 +54,7 @@ HL_HD double exponential(double x) {
   bits = (bits + 1023u) << 52;
   double scale;
   std::memcpy(&scale, &bits, 8);
-  double y = e * scale;
-  y = x < -708.39 ? 0.0 : y;
-  return x > 709.0 ? HUGE_VAL : y;
+  return e * scale;
 }
 
 }  // namespace hotloop

@@ -17,6 +17,7 @@ struct Block {
   alignas(64) double uniform[kBlockRows];   // [0, 1)
   alignas(64) T maximum[kBlockRows];
   alignas(64) T taken[kBlockRows];          // x of the action
+  alignas(64) int64_t choice[kBlockRows];
 };
 
 // log(x) for x >= 1 or NaN; `count` is a multiple of the lanes.
@@ -40,9 +41,7 @@ void rows_as_lanes(const CategoricalParams& p, int64_t row, int64_t rows, int64_
     for (int64_t r = 0; r < rows; ++r) b.maximum[r] = v[r] > b.maximum[r] ? v[r] : b.maximum[r];
   }
   if (!p.draw) {
-    for (int64_t r = 0; r < rows; ++r) {
-      b.taken[r] = x.at[load_choice(p.actions, row + r, head, n)][r] - b.maximum[r];
-    }
+    for (int64_t r = 0; r < rows; ++r) b.taken[r] = x.at[b.choice[r]][r] - b.maximum[r];
   }
   alignas(64) T weight[kBlockRows], term[kBlockRows];
   for (int64_t j = 0; j < n; ++j) {
@@ -60,19 +59,17 @@ void rows_as_lanes(const CategoricalParams& p, int64_t row, int64_t rows, int64_
   }
   if (!p.draw) return;
   alignas(64) double end[kBlockRows], point[kBlockRows];
-  alignas(64) int64_t choice[kBlockRows];
-  for (int64_t r = 0; r < rows; ++r) end[r] = 0, choice[r] = 0, point[r] = b.uniform[r] * b.sum[r];
+  for (int64_t r = 0; r < rows; ++r) end[r] = 0, b.choice[r] = 0, point[r] = b.uniform[r] * b.sum[r];
   for (int64_t j = 0; j < n; ++j) {
     const T* __restrict v = x.at[j];
     for (int64_t r = 0; r < rows; ++r) {
       end[r] += static_cast<double>(v[r]);
-      choice[r] += end[r] <= point[r] ? 1 : 0;
+      b.choice[r] += end[r] <= point[r] ? 1 : 0;
     }
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t taken = choice[r] < n ? choice[r] : n - 1;
-    b.taken[r] = one_logit<T>(p.logits, p.mask, row + r, first + taken) - b.maximum[r];
-    store_choice(p.actions, row + r, head, taken);
+    b.taken[r] = one_logit<T>(p.logits, p.mask, row + r, first + b.choice[r]) - b.maximum[r];
+    store_choice(p.actions, row + r, head, b.choice[r]);
   }
 }
 
@@ -191,9 +188,11 @@ void choices_as_lanes(const CategoricalParams& p, int64_t row, int64_t rows, int
     LongRow<T> long_row(p, row + r, first, n);
     b.maximum[r] = long_row.maximum();
     long_row.sums(&b.sum[r], &b.scatter[r]);
-    if (p.draw) store_choice(p.actions, row + r, head, long_row.draw(b.uniform[r] * b.sum[r]));
-    const int64_t taken = load_choice(p.actions, row + r, head, n);
-    b.taken[r] = one_logit<T>(p.logits, p.mask, row + r, first + taken) - b.maximum[r];
+    if (p.draw) {
+      b.choice[r] = long_row.draw(b.uniform[r] * b.sum[r]);
+      store_choice(p.actions, row + r, head, b.choice[r]);
+    }
+    b.taken[r] = one_logit<T>(p.logits, p.mask, row + r, first + b.choice[r]) - b.maximum[r];
   }
 }
 
@@ -217,7 +216,11 @@ void run_block(const CategoricalParams& p, int64_t row, int64_t rows) {
   int64_t first = 0;
   for (int64_t r = rows; r < kBlockRows; ++r) b.sum[r] = 1;  // log_run reads whole vectors
   for (int64_t head = 0; head < p.heads; first += p.choices[head++]) {
-    if (p.draw) uniforms(p, row, rows, head, b.uniform);
+    if (p.draw) {
+      uniforms(p, row, rows, head, b.uniform);
+    } else {
+      load_choices(p.actions, row, head, rows, p.choices[head], b.choice);
+    }
     if (p.choices[head] <= kMaxColumns) {
       rows_as_lanes(p, row, rows, head, first, b, x);
     } else {

@@ -11,6 +11,7 @@ namespace {
 template <class T>
 struct Rows {
   alignas(64) T scratch[5][kBlockRows];
+  alignas(64) int64_t taken[kBlockRows];
   const T *grad_log_prob, *grad_entropy, *maximum, *log_sum, *entropy;
 };
 
@@ -27,7 +28,7 @@ void rows_as_lanes(const CategoricalBackwardParams& p, int64_t row, int64_t rows
                                    v.grad_entropy[r]);
     }
   }
-  for (int64_t r = 0; r < rows; ++r) x.at[load_choice(p.actions, row + r, head, n)][r] += v.grad_log_prob[r];
+  for (int64_t r = 0; r < rows; ++r) x.at[v.taken[r]][r] += v.grad_log_prob[r];
   store_columns(p.grad_logits, row, first, rows, n, x);
 }
 
@@ -39,7 +40,7 @@ void choices_as_lanes(const CategoricalBackwardParams& p, int64_t row, int64_t r
   for (int64_t r = 0; r < rows; ++r) {
     const T grad_log_prob = v.grad_log_prob[r], grad_entropy = v.grad_entropy[r];
     const T maximum = v.maximum[r], log_sum = v.log_sum[r], entropy = v.entropy[r];
-    const int64_t taken = load_choice(p.actions, row + r, head, n);
+    const int64_t taken = v.taken[r];
     for (int64_t at = 0; at < n; at += kRun) {
       const int64_t count = n - at < kRun ? n - at : kRun;
       const T* x = load_logits_run(p.logits, p.mask, row + r, first + at, count, staged);
@@ -63,6 +64,7 @@ void run_block(const CategoricalBackwardParams& p, int64_t row, int64_t rows) {
     v.maximum = load_along_rows(p.saved, row, 3 * head, rows, v.scratch[2]);
     v.log_sum = load_along_rows(p.saved, row, 3 * head + 1, rows, v.scratch[3]);
     v.entropy = load_along_rows(p.saved, row, 3 * head + 2, rows, v.scratch[4]);
+    load_choices(p.actions, row, head, rows, p.choices[head], v.taken);
     if (p.choices[head] <= kMaxColumns) {
       rows_as_lanes(p, row, rows, head, first, v, x);
     } else {

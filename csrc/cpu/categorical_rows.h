@@ -10,20 +10,27 @@ namespace HL_ISA_NAMESPACE {
 constexpr int64_t kRun = 256;      // choices that are staged at once where a head has many
 constexpr int64_t kSumLanes = 16;  // partial sums, the same number on every instruction set; divides kRun
 
-// An integer of any width, or 0 where it lies outside [0, limit): the boundary has refused such actions, but another
-// thread may have written since.
-static inline int64_t load_choice(const Matrix& m, int64_t row, int64_t head, int64_t limit) {
-  const int64_t offset = row * m.row_stride + head * m.time_stride;
-  int64_t choice = 0;
-  switch (m.dtype) {
-    case DType::u8: choice = reinterpret_cast<const uint8_t*>(m.data)[offset]; break;
-    case DType::i8: choice = reinterpret_cast<const int8_t*>(m.data)[offset]; break;
-    case DType::i16: choice = reinterpret_cast<const int16_t*>(m.data)[offset]; break;
-    case DType::i32: choice = reinterpret_cast<const int32_t*>(m.data)[offset]; break;
-    case DType::i64: choice = reinterpret_cast<const int64_t*>(m.data)[offset]; break;
-    default: break;  // refused at the boundary
+template <class Int>
+static inline void convert_choices(const char* data, int64_t stride, int64_t count, int64_t limit, int64_t* out) {
+  const Int* in = reinterpret_cast<const Int*>(data);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t choice = static_cast<int64_t>(in[i * stride]);
+    out[i] = choice >= 0 && choice < limit ? choice : 0;
   }
-  return choice >= 0 && choice < limit ? choice : 0;
+}
+
+// Integers of any width, or 0 where one lies outside [0, limit): the boundary has refused such actions, but another
+// thread may have written since.
+static inline void load_choices(const Matrix& m, int64_t row, int64_t head, int64_t count, int64_t limit,
+                                int64_t* out) {
+  const char* data = m.data + (row * m.row_stride + head * m.time_stride) * itemsize(m.dtype);
+  switch (m.dtype) {
+    case DType::u8: convert_choices<uint8_t>(data, m.row_stride, count, limit, out); break;
+    case DType::i8: convert_choices<int8_t>(data, m.row_stride, count, limit, out); break;
+    case DType::i16: convert_choices<int16_t>(data, m.row_stride, count, limit, out); break;
+    case DType::i32: convert_choices<int32_t>(data, m.row_stride, count, limit, out); break;
+    default: convert_choices<int64_t>(data, m.row_stride, count, limit, out); break;
+  }
 }
 
 static inline void store_choice(const Matrix& m, int64_t row, int64_t head, int64_t choice) {
@@ -43,7 +50,9 @@ static inline bool allowed(const Matrix& mask, int64_t row, int64_t column) {
 template <class T>
 static inline T one_logit(const Matrix& logits, const Matrix& mask, int64_t row, int64_t column) {
   T scratch;
-  const T x = *load_along_time(logits, row, column, 1, &scratch);
+  const T x = logits.dtype == DTypeOf<T>::value
+                  ? reinterpret_cast<const T*>(logits.data)[row * logits.row_stride + column * logits.time_stride]
+                  : *load_along_time(logits, row, column, 1, &scratch);
   return mask.data != nullptr && !allowed(mask, row, column) ? -std::numeric_limits<T>::infinity() : x;
 }
 

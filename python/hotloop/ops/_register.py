@@ -130,8 +130,8 @@ def register_functional(
 ) -> Any:
     """Registers `name(arguments)` without an out overload, differentiable where `backward` is given.
 
-    The faces of such ops have an `autograd.Function` of their own, a third as dear as the dispatcher's road, and
-    call this op where they are traced.
+    The faces of such ops have an `autograd.Function` of their own, a third as dear as the dispatcher's road,
+    and call this op where they are traced.
 
     Args:
         arguments: the schema of the inputs, without defaults, in the order in which the native function takes

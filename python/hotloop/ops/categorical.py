@@ -25,7 +25,8 @@ def _allocate_draw(
     shape = logits.shape[:1] if nvec is None else (*logits.shape[:1], len(nvec))
     actions = logits.new_empty(shape, dtype=torch.int32)
     dtype = _real(logits)
-    return actions, *(logits.new_empty(logits.shape[:1], dtype=dtype) for _ in range(2))
+    log_prob, entropy = (logits.new_empty(logits.shape[:1], dtype=dtype) for _ in range(2))
+    return actions, log_prob, entropy
 
 
 _SAMPLE_OUT_OP = register(
@@ -53,8 +54,8 @@ def categorical_sample(
     choice. The sums are float64, so that rare choices are drawn as rarely as they should be and choices of
     probability 0 (forbidden ones, logits of minus infinity) never.
 
-    Row n of head h reads bits n of a Philox4x32-10 stream keyed by (seed, step, h): the draw depends neither on
-    the number of threads nor on what ran before. A caller that draws again must give another `step`.
+    Row n of head h reads bits n of a Philox4x32-10 stream keyed by (seed, step, h): the draw depends neither
+    on the number of threads nor on what ran before. A caller that draws again must give another `step`.
 
     Args:
         logits: `[N, A]`, floating, any strides; bfloat16 and float16 are computed in float32.
@@ -68,12 +69,13 @@ def categorical_sample(
 
     Returns:
         actions int32 `[N]` (`[N, k]` where `nvec` is given); log_prob and entropy `[N]` in nats, summed over
-        heads, float64 for float64 logits and float32 otherwise. A row whose logits hold NaN or plus infinity, or
-        minus infinity alone, has log_prob and entropy NaN, and some action in range.
+        heads, float64 for float64 logits and float32 otherwise. A row whose logits hold NaN or plus infinity,
+        or minus infinity alone, has log_prob and entropy NaN, and some action in range.
 
     Raises:
         TypeError: an argument is no CPU `torch.Tensor` or has an unsupported dtype.
-        ValueError: shapes differ, a mask forbids every choice of a head, a number is out of range, or `logits`
+        ValueError: shapes differ, a mask forbids every choice of a head, a number is out of range, or
+        `logits`
             requires grad.
     """
     actions, log_prob, entropy = _allocate_draw(logits, mask, nvec) if out is None else out
@@ -136,7 +138,7 @@ _EVALUATE_OP = register_functional(
 
 class _Evaluate(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, logits: Tensor, actions: Tensor, mask: Tensor | None, nvec: Sequence[int] | None
     ) -> tuple[Tensor, Tensor]:
         log_prob, entropy, saved = _allocate_evaluation(logits, actions, mask, nvec)
@@ -148,7 +150,7 @@ class _Evaluate(torch.autograd.Function):
         return log_prob, entropy
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_log_prob: Tensor, grad_entropy: Tensor) -> tuple[Any, ...]:
         logits, actions, mask, saved = ctx.saved_tensors
         gradient = torch.empty_like(logits)
@@ -169,8 +171,8 @@ def categorical_evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Log probability of given choices and entropy, in one pass; differentiable in `logits`.
 
-    The backward pass is one pass too: it recomputes the probabilities from `logits` and three numbers a row and
-    head that the forward pass saved.
+    The backward pass is one pass too: it recomputes the probabilities from `logits` and three numbers a row
+    and head that the forward pass saved.
 
     Args:
         logits: `[N, A]`, floating, any strides; bfloat16 and float16 are computed in float32.
@@ -179,9 +181,9 @@ def categorical_evaluate(
         nvec: the number of choices of each head, A together; None for one head of A choices.
 
     Returns:
-        log_prob and entropy `[N]` in nats, summed over heads, float64 for float64 logits and float32 otherwise.
-        A forbidden choice has log_prob minus infinity, adds nothing to the entropy and gets no gradient but, if
-        it is the action, that of log_prob. NaN and infinities as in `categorical_sample`.
+        log_prob and entropy `[N]` in nats, summed over heads, float64 for float64 logits and float32
+        otherwise. A forbidden choice has log_prob minus infinity, adds nothing to the entropy and gets no
+        gradient but, if it is the action, that of log_prob. NaN and infinities as in `categorical_sample`.
 
     Raises:
         TypeError: an argument is no CPU `torch.Tensor` or has an unsupported dtype.
@@ -193,7 +195,7 @@ def categorical_evaluate(
         return log_prob, entropy
     require_tensor("categorical_evaluate", "logits", logits)
     if logits.requires_grad and torch.is_grad_enabled():
-        return _Evaluate.apply(logits, actions, mask, nvec)  # type: ignore[no-any-return]
+        return _Evaluate.apply(logits, actions, mask, nvec)  # type: ignore[no-any-return, no-untyped-call]
     dtype = _real(logits)
     log_prob, entropy = (logits.new_empty(logits.shape[:1], dtype=dtype) for _ in range(2))
     _core.categorical_evaluate(logits, actions, mask, nvec, log_prob, entropy, None)
