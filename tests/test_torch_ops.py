@@ -19,6 +19,7 @@ GAE = (X, X, FLAGS, None, X[:, 0].clone(), None, None, 0.9, 0.8)
 LOGITS = X.clone().requires_grad_()
 CHOICES = torch.tensor([[0, 1], [1, 2], [2, 3], [0, 0], [1, 1]])
 ALLOWED = torch.ones(5, 7, dtype=torch.bool)
+LOSS = (None, None, 0.2, None, 0.5, 0.01, True, 1e-8)
 DRAW = (X.abs().sum(1), 5, 3, "successive", 7, 1, 0, 0.5)
 
 
@@ -61,13 +62,15 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
             (X[:, 0].clone(), X[:, 1].clone(), X, CHOICES, ALLOWED, [3, 4], torch.rand(5, 6)),
             {},
         ),
+        ("ppo_loss.default", (LOGITS, X, X, LOGITS, X, X, LOGITS, *LOSS), {}),
+        ("ppo_loss.default", (X, X, X, X, X, X, LOGITS, X, ALLOWED, *LOSS[2:]), {}),
     ]
 
 
 def test_every_native_op_has_a_twin_in_this_list() -> None:
     native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
     assert native == {name.split(".")[0] for name, _, _ in calls()}
-    assert len(native) == 12
+    assert len(native) == 13
 
 
 @pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
@@ -109,12 +112,14 @@ def faces() -> dict[str, Callable[..., Any]]:
         "last_actions": last_actions,
         "categorical_sample": lambda x, y: ops.categorical_sample(x + y, seed=1, step=2, nvec=(3, 4)),
         "categorical_evaluate": lambda x, y: ops.categorical_evaluate(x * y, CHOICES, nvec=(3, 4)),
+        "ppo_loss": lambda x, y: ops.ppo_loss(x * y, x, y, x, y, x, x * x, valid=ALLOWED, vf_clip_coef=0.1),
     }
 
 
 def differentiable() -> dict[str, Callable[[Tensor], Any]]:
     return {
         "categorical_evaluate": lambda x: ops.categorical_evaluate(x * 2, CHOICES, nvec=(3, 4)),
+        "ppo_loss": lambda x: ops.ppo_loss(x / 9, X / 8, X, x * 2, X, X, x * x, ent_coef=0.1)[:1],
     }
 
 

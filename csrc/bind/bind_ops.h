@@ -13,5 +13,6 @@ void bind_scatter(PyObject* module);
 void bind_store(PyObject* module);
 void bind_last_actions(PyObject* module);
 void bind_categorical(PyObject* module);
+void bind_ppo_loss(PyObject* module);
 
 }  // namespace hotloop

@@ -113,6 +113,27 @@ def categorical_evaluate_backward(
     grad_logits: Tensor,
     /,
 ) -> _Result: ...
+def ppo_loss(
+    new_log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantages: Tensor,
+    new_values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    entropy: Tensor,
+    prio_weights: Tensor | None,
+    valid: Tensor | None,
+    clip_coef: float,
+    vf_clip_coef: float | None,
+    vf_coef: float,
+    ent_coef: float,
+    normalize_advantage: bool,
+    eps: float,
+    loss: Tensor,
+    statistics: Tensor,
+    gradients: Tensor | None,
+    /,
+) -> _Result: ...
 
 class RowCursors:
     def __init__(self, rows: Tensor, positions: Tensor, segments: int, horizon: int) -> None: ...

@@ -8,6 +8,7 @@ from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
 from hotloop.ops.gather_plan import GatherPlan
 from hotloop.ops.last_actions import LastActions
+from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.row_priorities import row_priorities
@@ -18,6 +19,7 @@ from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
 
 __all__ = [
+    "PPO_STATISTICS",
     "GatherPlan",
     "LastActions",
     "RowCursors",
@@ -27,6 +29,7 @@ __all__ = [
     "categorical_sample",
     "gae",
     "gather",
+    "ppo_loss",
     "puff_advantage",
     "row_priorities",
     "sample_segments",

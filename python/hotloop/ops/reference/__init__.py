@@ -14,6 +14,7 @@ from __future__ import annotations
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.heads import STREAM_CATEGORICAL, categorical_evaluate, categorical_sample
 from hotloop.ops.reference.movement import LastActions, RowCursors, gather, scatter_, store_
+from hotloop.ops.reference.ppo_loss import ppo_loss
 from hotloop.ops.reference.sampling import (
     PRIORITY_FLOOR,
     STREAM_OFFSET,
@@ -45,6 +46,7 @@ __all__ = [
     "inclusion_probabilities",
     "permutation",
     "philox4x32",
+    "ppo_loss",
     "puff_advantage",
     "random_bits64",
     "row_priorities",
