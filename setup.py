@@ -25,7 +25,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 SIMD_KERNELS = (
     "puff_advantage", "gae", "row_priorities", "sampling_kernels", "categorical", "categorical_backward",
-    "ppo_loss",
+    "gaussian", "gaussian_backward", "ppo_loss",
 )  # fmt: skip
 X86_ISAS = {
     "baseline": [],

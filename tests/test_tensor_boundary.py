@@ -151,6 +151,11 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     def draw() -> object:
         return ops.categorical_sample(x, seed=0, step=0, out=choice)
 
+    normal = (torch.zeros(4, 6), torch.zeros(4), torch.zeros(4))
+
+    def draw_normal() -> object:
+        return ops.gaussian_sample(x, x, seed=0, step=0, out=normal)
+
     return {
         "puff_advantage": (advantages, lambda: ops.puff_advantage(**arguments(out=advantages))),
         "gae[0]": (
@@ -168,6 +173,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         "scatter_": (target, lambda: ops.scatter_([target], index, [torch.ones(1, 6)])),
         "store_": (buffer, lambda: ops.store_([buffer], [torch.ones(1, 2)], index, index)),
         "last_actions_read": (read, lambda: last.read(0, 2, out=read)),
+        **{f"gaussian_sample[{i}]": (normal[i], draw_normal) for i in range(3)},
         **{f"categorical_sample[{i}]": (choice[i], draw) for i in range(3)},
         "last_actions_write_": (last.buffer, lambda: last.write_(torch.ones(2, 1), 0, 2)),
     }

@@ -62,6 +62,19 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
             (X[:, 0].clone(), X[:, 1].clone(), X, CHOICES, ALLOWED, [3, 4], torch.rand(5, 6)),
             {},
         ),
+        ("gaussian_sample.default", (X, X[0].clone(), 1, 2, False), {}),
+        (
+            "gaussian_sample.out",
+            (X, X.clone(), 1, 2, True),
+            {"actions": torch.empty(5, 7), "log_prob": torch.empty(5), "entropy": torch.empty(5)},
+        ),
+        ("gaussian_evaluate.default", (LOGITS, X[0].clone().requires_grad_(), X.clone(), False), {}),
+        ("gaussian_evaluate.default", (LOGITS, X.clone(), X.tanh(), True), {}),
+        (
+            "gaussian_evaluate_backward.default",
+            (X[:, 0].clone(), X[:, 1].clone(), X, X[0].clone(), X.clone(), False),
+            {},
+        ),
         ("ppo_loss.default", (LOGITS, X, X, LOGITS, X, X, LOGITS, *LOSS), {}),
         ("ppo_loss.default", (X, X, X, X, X, X, LOGITS, X, ALLOWED, *LOSS[2:]), {}),
     ]
@@ -70,7 +83,7 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
 def test_every_native_op_has_a_twin_in_this_list() -> None:
     native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
     assert native == {name.split(".")[0] for name, _, _ in calls()}
-    assert len(native) == 13
+    assert len(native) == 16
 
 
 @pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
@@ -112,6 +125,8 @@ def faces() -> dict[str, Callable[..., Any]]:
         "last_actions": last_actions,
         "categorical_sample": lambda x, y: ops.categorical_sample(x + y, seed=1, step=2, nvec=(3, 4)),
         "categorical_evaluate": lambda x, y: ops.categorical_evaluate(x * y, CHOICES, nvec=(3, 4)),
+        "gaussian_sample": lambda x, y: ops.gaussian_sample(x + y, x, seed=1, step=2),
+        "gaussian_evaluate": lambda x, y: ops.gaussian_evaluate(x + y, x[0], y.tanh(), squash=True),
         "ppo_loss": lambda x, y: ops.ppo_loss(x * y, x, y, x, y, x, x * x, valid=ALLOWED, vf_clip_coef=0.1),
     }
 
@@ -119,6 +134,8 @@ def faces() -> dict[str, Callable[..., Any]]:
 def differentiable() -> dict[str, Callable[[Tensor], Any]]:
     return {
         "categorical_evaluate": lambda x: ops.categorical_evaluate(x * 2, CHOICES, nvec=(3, 4)),
+        "gaussian_evaluate": lambda x: ops.gaussian_evaluate(x * 2, x[0], X),
+        "gaussian_squashed": lambda x: ops.gaussian_evaluate(x * 2, x / 3, X.tanh(), squash=True),
         "ppo_loss": lambda x: ops.ppo_loss(x / 9, X / 8, X, x * 2, X, X, x * x, ent_coef=0.1)[:1],
     }
 

@@ -113,6 +113,7 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_store(m.ptr());
     hotloop::bind_last_actions(m.ptr());
     hotloop::bind_categorical(m.ptr());
+    hotloop::bind_gaussian(m.ptr());
     hotloop::bind_ppo_loss(m.ptr());
   } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
     PyErr_SetString(error.type, error.what());

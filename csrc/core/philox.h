@@ -15,7 +15,7 @@ enum RandomStream : uint32_t {
   kStreamOrder = 4,  // systematic: the random order of the segments
   kStreamOffset = 5,  // systematic: the one uniform
   kStreamCategorical = 6,  // head h of several adds h << kStreamBits
-  kStreamGaussian = 7,
+  kStreamGaussian = 7,  // pair p of components adds p << kStreamBits
 };
 constexpr uint32_t kStreamBits = 8;  // of the counter word: the rest numbers what one consumer draws for a row
 

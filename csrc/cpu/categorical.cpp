@@ -20,14 +20,6 @@ struct Block {
   alignas(64) int64_t choice[kBlockRows];
 };
 
-// log(x) for x >= 1 or NaN; `count` is a multiple of the lanes.
-void log_run(const double* x, int64_t count, double* out) {
-  for (int64_t i = 0; i < count; i += kLanes64) {
-    const F64 v = load_lanes<F64>(x + i);
-    store_lanes(out + i, log_lanes(v, 0.0) + (v - v));  // log_lanes knows no NaN
-  }
-}
-
 // Sums in float64 are what makes inversion exact where float32 rounds: a choice of probability 1e-12 is drawn as
 // rarely as that, and one of probability 0 never (the comparison is strict, and the last cumulated sum is `sum`).
 template <class T>

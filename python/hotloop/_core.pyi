@@ -113,6 +113,37 @@ def categorical_evaluate_backward(
     grad_logits: Tensor,
     /,
 ) -> _Result: ...
+def gaussian_sample(
+    mean: Tensor,
+    log_std: Tensor,
+    seed: int,
+    step: int,
+    squash: bool,
+    actions: Tensor,
+    log_prob: Tensor,
+    entropy: Tensor,
+    /,
+) -> _Result: ...
+def gaussian_evaluate(
+    mean: Tensor,
+    log_std: Tensor,
+    actions: Tensor,
+    squash: bool,
+    log_prob: Tensor,
+    entropy: Tensor,
+    /,
+) -> _Result: ...
+def gaussian_evaluate_backward(
+    grad_log_prob: Tensor,
+    grad_entropy: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    actions: Tensor,
+    squash: bool,
+    grad_mean: Tensor,
+    grad_log_std: Tensor,
+    /,
+) -> _Result: ...
 def ppo_loss(
     new_log_prob: Tensor,
     old_log_prob: Tensor,

@@ -7,6 +7,7 @@ from hotloop.ops.categorical import categorical_evaluate, categorical_sample
 from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
 from hotloop.ops.gather_plan import GatherPlan
+from hotloop.ops.gaussian import gaussian_evaluate, gaussian_sample
 from hotloop.ops.last_actions import LastActions
 from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
@@ -29,6 +30,8 @@ __all__ = [
     "categorical_sample",
     "gae",
     "gather",
+    "gaussian_evaluate",
+    "gaussian_sample",
     "ppo_loss",
     "puff_advantage",
     "row_priorities",

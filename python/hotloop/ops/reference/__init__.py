@@ -12,7 +12,14 @@ float16 are widened to float32, and the result is rounded once.
 from __future__ import annotations
 
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
-from hotloop.ops.reference.heads import STREAM_CATEGORICAL, categorical_evaluate, categorical_sample
+from hotloop.ops.reference.heads import (
+    STREAM_CATEGORICAL,
+    STREAM_GAUSSIAN,
+    categorical_evaluate,
+    categorical_sample,
+    gaussian_evaluate,
+    gaussian_sample,
+)
 from hotloop.ops.reference.movement import LastActions, RowCursors, gather, scatter_, store_
 from hotloop.ops.reference.ppo_loss import ppo_loss
 from hotloop.ops.reference.sampling import (
@@ -32,6 +39,7 @@ from hotloop.ops.reference.sampling import (
 __all__ = [
     "PRIORITY_FLOOR",
     "STREAM_CATEGORICAL",
+    "STREAM_GAUSSIAN",
     "STREAM_OFFSET",
     "STREAM_ORDER",
     "STREAM_PERMUTATION",
@@ -43,6 +51,8 @@ __all__ = [
     "categorical_sample",
     "gae",
     "gather",
+    "gaussian_evaluate",
+    "gaussian_sample",
     "inclusion_probabilities",
     "permutation",
     "philox4x32",

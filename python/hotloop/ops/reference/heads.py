@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hotloop.ops.reference.sampling import random_bits64
 
-#: head h of several adds h << 8
-STREAM_CATEGORICAL = 6
+#: head h of several adds h << 8, pair p of components adds p << 8
+STREAM_CATEGORICAL, STREAM_GAUSSIAN = 6, 7
 
 
 def _real(x: Tensor) -> torch.dtype:
@@ -70,6 +70,55 @@ def categorical_sample(
     if nvec is None:
         actions = actions.squeeze(1)
     log_prob, entropy = categorical_evaluate(logits, actions, mask=mask, nvec=nvec)
+    if out is not None:
+        return out[0].copy_(actions), out[1].copy_(log_prob), out[2].copy_(entropy)
+    return actions, log_prob, entropy
+
+
+def gaussian_evaluate(
+    mean: Tensor, log_std: Tensor, actions: Tensor, *, squash: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log density of `actions` and entropy; see `hotloop.ops.gaussian_evaluate`."""
+    mu, a = mean.to(torch.float64), actions.to(torch.float64)
+    log_sigma = log_std.to(torch.float64).expand_as(mu)
+    log_slope = torch.zeros_like(a)
+    if squash:
+        limit = 1.0 - torch.finfo(actions.dtype).eps / 2
+        a = a.clamp(-limit, limit)
+        log_slope = (1.0 - a).log() + (1.0 + a).log()
+        a = 0.5 * ((1.0 + a).log() - (1.0 - a).log())
+    z = (a - mu) / log_sigma.exp()
+    log_prob = -0.5 * z.square() - log_sigma - 0.5 * math.log(2.0 * math.pi) - log_slope
+    entropy = log_sigma + 0.5 + 0.5 * math.log(2.0 * math.pi)
+    return log_prob.sum(1).to(_real(mean)), entropy.sum(1).to(_real(mean))
+
+
+def gaussian_sample(
+    mean: Tensor,
+    log_std: Tensor,
+    *,
+    seed: int,
+    step: int,
+    squash: bool = False,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normal numbers by Box and Muller; see `hotloop.ops.gaussian_sample`."""
+    key = {"seed": seed, "epoch": step >> 32, "minibatch": step & 0xFFFFFFFF}
+    noise = torch.zeros(mean.shape, dtype=torch.float64)
+    for n in range(mean.shape[0]):
+        for j in range(mean.shape[1]):
+            stream = STREAM_GAUSSIAN + (j // 2 << 8)
+            first, second = (random_bits64(2 * n + i, stream=stream, **key) >> 11 for i in (0, 1))
+            radius = math.sqrt(-2.0 * math.log((first + 1) * 2.0**-53))
+            turn = 2.0 * math.pi * (second * 2.0**-53)
+            noise[n, j] = radius * (math.sin(turn) if j % 2 else math.cos(turn))
+    actions = mean.to(torch.float64) + log_std.to(torch.float64).exp() * noise
+    dtype = _real(mean)
+    if squash:
+        limit = 1.0 - torch.finfo(dtype).eps / 2
+        actions = actions.tanh().clamp(-limit, limit)
+    actions = actions.to(dtype)
+    log_prob, entropy = gaussian_evaluate(mean, log_std, actions, squash=squash)
     if out is not None:
         return out[0].copy_(actions), out[1].copy_(log_prob), out[2].copy_(entropy)
     return actions, log_prob, entropy
