@@ -189,14 +189,14 @@ void choices_as_lanes(const CategoricalParams& p, int64_t row, int64_t rows, int
 }
 
 // Row n draws with the bits number n of the stream of its head.
-void uniforms(const CategoricalParams& p, int64_t row, int64_t rows, int64_t head, double* out) {
+void uniforms(const CategoricalParams& p, int64_t row, int64_t head, double* out) {
   const RandomKey key{p.seed, static_cast<uint32_t>(p.step >> 32), static_cast<uint32_t>(p.step),
                       kStreamCategorical + (static_cast<uint32_t>(head) << kStreamBits)};
   alignas(64) uint64_t bits[kBlockRows];
-  for (int64_t r = 0; r < rows; r += kPhiloxValues) {
+  for (int64_t r = 0; r < kBlockRows; r += kPhiloxValues) {
     random_lanes(key, static_cast<uint64_t>(row + r), bits + r);
   }
-  for (int64_t r = 0; r < rows; ++r) out[r] = uniform_closed_open(bits[r]);
+  uniform_run(bits, kBlockRows, out);
 }
 
 template <class T>
@@ -209,7 +209,7 @@ void run_block(const CategoricalParams& p, int64_t row, int64_t rows) {
   for (int64_t r = rows; r < kBlockRows; ++r) b.sum[r] = 1;  // log_run reads whole vectors
   for (int64_t head = 0; head < p.heads; first += p.choices[head++]) {
     if (p.draw) {
-      uniforms(p, row, rows, head, b.uniform);
+      uniforms(p, row, head, b.uniform);
     } else {
       load_choices(p.actions, row, head, rows, p.choices[head], b.choice);
     }

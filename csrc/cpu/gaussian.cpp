@@ -18,13 +18,15 @@ void normal_pairs(const GaussianParams& p, int64_t row, int64_t pair, Column* ev
   for (int64_t i = 0; i < 2 * kGaussianBlock; i += kPhiloxValues) {
     random_lanes(key, static_cast<uint64_t>(2 * row + i), bits + i);
   }
+  alignas(64) double uniforms[2 * kGaussianBlock];
+  uniform_run(bits, 2 * kGaussianBlock, uniforms);
   Column uniform, log_uniform;
-  for (int64_t r = 0; r < kGaussianBlock; ++r) uniform.at[r] = uniform_open_closed(bits[2 * r]);
+  for (int64_t r = 0; r < kGaussianBlock; ++r) uniform.at[r] = uniforms[2 * r] + 0x1p-53;  // (0, 1], exactly
   log_run(uniform.at, kGaussianBlock, log_uniform.at);
   for (int64_t r = 0; r < kGaussianBlock; ++r) {
     const double radius = std::sqrt(-2.0 * log_uniform.at[r]);
     double cosine, sine;
-    cos_sin_turn(uniform_closed_open(bits[2 * r + 1]), &cosine, &sine);
+    cos_sin_turn(uniforms[2 * r + 1], &cosine, &sine);
     even->at[r] = radius * cosine;
     odd->at[r] = radius * sine;
   }
