@@ -10,23 +10,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hotloop import _core
-from hotloop.ops._register import is_traced, register, register_functional, require_tensor
+from hotloop.ops._register import is_traced, new_real, register, register_functional, require_tensor
 
 
-def _real(logits: Tensor) -> torch.dtype:
-    """The dtype of the arithmetic and of what comes out."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+def _rows(op: str, logits: Tensor) -> int:
+    """Rows of the logits, checked here because outputs are allocated before the native checks run."""
+    require_tensor(op, "logits", logits)
+    if logits.dim() != 2:
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise ValueError(f"{op}: logits must be [N, A], got {kind} {list(logits.shape)}")
+    return logits.shape[0]
 
 
 def _allocate_draw(
     logits: Tensor, mask: Tensor | None, nvec: Sequence[int] | None, *_: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    require_tensor("categorical_sample", "logits", logits)
-    shape = logits.shape[:1] if nvec is None else (*logits.shape[:1], len(nvec))
-    actions = logits.new_empty(shape, dtype=torch.int32)
-    dtype = _real(logits)
-    log_prob, entropy = (logits.new_empty(logits.shape[:1], dtype=dtype) for _ in range(2))
-    return actions, log_prob, entropy
+    rows = _rows("categorical_sample", logits)
+    actions = logits.new_empty((rows,) if nvec is None else (rows, len(nvec)), dtype=torch.int32)
+    return actions, new_real(logits, rows), new_real(logits, rows)
 
 
 _SAMPLE_OUT_OP = register(
@@ -90,10 +91,9 @@ def categorical_sample(
 def _allocate_evaluation(
     logits: Tensor, actions: Tensor, mask: Tensor | None, nvec: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _real(logits)
-    log_prob, entropy = (logits.new_empty(logits.shape[:1], dtype=dtype) for _ in range(2))
+    rows = _rows("categorical_evaluate", logits)
     heads = 1 if nvec is None else len(nvec)
-    return log_prob, entropy, logits.new_empty((*logits.shape[:1], 3 * heads), dtype=dtype)
+    return new_real(logits, rows), new_real(logits, rows), new_real(logits, rows, 3 * heads)
 
 
 def _allocate_gradient(
@@ -193,10 +193,9 @@ def categorical_evaluate(
     if is_traced(logits, actions, mask):
         log_prob, entropy, _ = _EVALUATE_OP(logits, actions, mask, nvec)
         return log_prob, entropy
-    require_tensor("categorical_evaluate", "logits", logits)
+    rows = _rows("categorical_evaluate", logits)
     if logits.requires_grad and torch.is_grad_enabled():
         return _Evaluate.apply(logits, actions, mask, nvec)  # type: ignore[no-any-return, no-untyped-call]
-    dtype = _real(logits)
-    log_prob, entropy = (logits.new_empty(logits.shape[:1], dtype=dtype) for _ in range(2))
+    log_prob, entropy = new_real(logits, rows), new_real(logits, rows)
     _core.categorical_evaluate(logits, actions, mask, nvec, log_prob, entropy, None)
     return log_prob, entropy

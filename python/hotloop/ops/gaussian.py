@@ -9,18 +9,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hotloop import _core
-from hotloop.ops._register import is_traced, register, register_functional, require_tensor
+from hotloop.ops._register import is_traced, new_real, register, register_functional, require_tensor
 
 
-def _real(mean: Tensor) -> torch.dtype:
-    return torch.float64 if mean.dtype == torch.float64 else torch.float32
+def _shape(op: str, mean: Tensor) -> tuple[int, int]:
+    """Of the mean, checked here because outputs are allocated before the native checks run."""
+    require_tensor(op, "mean", mean)
+    if mean.dim() != 2:
+        kind = str(mean.dtype).removeprefix("torch.")
+        raise ValueError(f"{op}: mean must be [N, k], got {kind} {list(mean.shape)}")
+    rows, width = mean.shape
+    return rows, width
 
 
 def _allocate_draw(mean: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    require_tensor("gaussian_sample", "mean", mean)
-    dtype = _real(mean)
-    log_prob, entropy = (mean.new_empty(mean.shape[:1], dtype=dtype) for _ in range(2))
-    return mean.new_empty(mean.shape, dtype=dtype), log_prob, entropy
+    rows, width = _shape("gaussian_sample", mean)
+    return new_real(mean, rows, width), new_real(mean, rows), new_real(mean, rows)
 
 
 _SAMPLE_OUT_OP = register(
@@ -81,8 +85,8 @@ def gaussian_sample(
 
 
 def _allocate_evaluation(mean: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    dtype = _real(mean)
-    return mean.new_empty(mean.shape[:1], dtype=dtype), mean.new_empty(mean.shape[:1], dtype=dtype)
+    rows = _shape("gaussian_evaluate", mean)[0]
+    return new_real(mean, rows), new_real(mean, rows)
 
 
 def _allocate_gradients(
@@ -179,7 +183,6 @@ def gaussian_evaluate(
     """
     if is_traced(mean, log_std, actions):
         return _EVALUATE_OP(mean, log_std, actions, squash)  # type: ignore[no-any-return]
-    require_tensor("gaussian_evaluate", "mean", mean)
     wanted = [isinstance(x, Tensor) and x.requires_grad for x in (mean, log_std, actions)]
     if any(wanted) and torch.is_grad_enabled():
         _refuse_lost_gradient(wanted[2])
