@@ -14,8 +14,9 @@ from hotloop.ops import reference
 from layouts import HALF_DTYPES, LAYOUTS, same
 
 ROWS = (0, 1, 7, 8, 9, 31, 33, 63, 64, 65, 127, 129)
-# around a tile (4), the number of choices from which a row is read along (32), the lanes (16), a run (256)
-CHOICES = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 47, 129, 255, 256, 257, 1000)
+# around a tile (4), the choices from which a row is read along (32), the lanes (16), a run (256), its parts (256
+# of them)
+CHOICES = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 47, 129, 255, 256, 257, 1000, 66_000)
 HEADS = ((3,), (2, 2), (2, 5, 3), (33, 1, 4), (40, 300))
 
 
@@ -41,8 +42,11 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 def check(logits: Tensor, nvec: tuple[int, ...] | None, mask: Tensor | None) -> None:
     """Forward and backward of both ops against the twins."""
     close = tolerance(logits.dtype)
-    drawn = ops.categorical_sample(logits, seed=11, step=2**33 + 5, mask=mask, nvec=nvec)
-    expected = reference.categorical_sample(logits, seed=11, step=2**33 + 5, mask=mask, nvec=nvec)
+    key: dict[str, Any] = {"seed": 11, "step": 2**33 + 5, "mask": mask, "nvec": nvec}
+    full, expected_full = (torch.zeros(logits.shape, dtype=logits.dtype) for _ in range(2))
+    drawn = ops.categorical_sample(logits, **key, log_probs=full)
+    expected = reference.categorical_sample(logits, **key, log_probs=expected_full)
+    torch.testing.assert_close(full, expected_full, **close)
     assert torch.equal(drawn[0], expected[0])
     assert drawn[0].dtype == torch.int32
     x, y = logits.clone().requires_grad_(), logits.clone().requires_grad_()
@@ -102,8 +106,9 @@ def test_layout_and_instruction_set_do_not_change_a_bit(layout: str, columns: in
         log_prob, entropy = ops.categorical_evaluate(leaf, actions, mask=m)
         finite = torch.where(log_prob.isfinite(), log_prob, 0.0)
         (gradient,) = torch.autograd.grad((finite + 2 * entropy).sum(), leaf)
-        sampled = ops.categorical_sample(leaf.detach(), seed=3, step=4, mask=m)
-        results.append([log_prob.detach(), entropy.detach(), gradient, *sampled])
+        full = LAYOUTS[layout](torch.zeros(67, columns))
+        sampled = ops.categorical_sample(leaf.detach(), seed=3, step=4, mask=m, log_probs=full)
+        results.append([log_prob.detach(), entropy.detach(), gradient, full, *sampled])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -345,6 +350,12 @@ def test_errors_of_actions_and_numbers() -> None:
         ops.categorical_sample(X, seed=0.5, step=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="logits must be a tensor that does not require grad"):
         ops.categorical_sample(X.clone().requires_grad_(), seed=0, step=0)
+    with pytest.raises(ValueError, match=r"log_probs must be \[N, A\] = \[3, 4\]"):
+        ops.categorical_sample(X, seed=0, step=0, log_probs=torch.zeros(4, 3))
+    with pytest.raises(
+        ValueError, match="log_probs must be memory of its own, got a tensor that overlaps logits"
+    ):
+        ops.categorical_sample(X, seed=0, step=0, log_probs=X)
     with pytest.raises(TypeError, match=r"out\[0\] must be int32 or int64"):
         ops.categorical_sample(X, seed=0, step=0, out=(A.short(), torch.zeros(3), torch.zeros(3)))
     pool = torch.zeros(6)

@@ -146,10 +146,10 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     read, last = torch.zeros(2, 1), ops.LastActions(4, dtype=torch.float32)
     law: dict[str, Any] = {"law": "sequential", "seed": 0, "epoch": 0, "minibatch": 0}
     advantages = torch.zeros(4, 6)
-    choice = (torch.zeros(4, dtype=torch.int32), torch.zeros(4), torch.zeros(4))
+    choice = (torch.zeros(4, dtype=torch.int32), torch.zeros(4), torch.zeros(4), torch.zeros(4, 6))
 
     def draw() -> object:
-        return ops.categorical_sample(x, seed=0, step=0, out=choice)
+        return ops.categorical_sample(x, seed=0, step=0, out=choice[:3], log_probs=choice[3])
 
     normal = (torch.zeros(4, 6), torch.zeros(4), torch.zeros(4))
 
@@ -174,7 +174,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         "store_": (buffer, lambda: ops.store_([buffer], [torch.ones(1, 2)], index, index)),
         "last_actions_read": (read, lambda: last.read(0, 2, out=read)),
         **{f"gaussian_sample[{i}]": (normal[i], draw_normal) for i in range(3)},
-        **{f"categorical_sample[{i}]": (choice[i], draw) for i in range(3)},
+        **{f"categorical_sample[{i}]": (choice[i], draw) for i in range(4)},
         "last_actions_write_": (last.buffer, lambda: last.write_(torch.ones(2, 1), 0, 2)),
     }
 

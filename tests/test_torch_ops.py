@@ -53,6 +53,7 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
                 "actions": torch.empty(5, 2, dtype=torch.int64),
                 "log_prob": torch.empty(5),
                 "entropy": torch.empty(5),
+                "log_probs": torch.empty(5, 7),
             },
         ),
         ("categorical_evaluate.default", (LOGITS, CHOICES[:, 0], None, None), {}),

@@ -128,7 +128,7 @@ void expect_output(const char* op, const char* arg, const View& out, std::initia
   expect_no_self_overlap(op, arg, out);
 }
 
-// args: logits, mask, nvec, seed, step, actions, log_prob, entropy
+// args: logits, mask, nvec, seed, step, actions, log_prob, entropy, log_probs (or None)
 void sample_checked(PyObject* const* args) {
   const char* op = kSample;
   const View x = read_tensor(op, "logits", args[0]);
@@ -136,6 +136,7 @@ void sample_checked(PyObject* const* args) {
   const View a = read_tensor(op, "out[0]", args[5]);
   const View l = read_tensor(op, "out[1]", args[6]);
   const View e = read_tensor(op, "out[2]", args[7]);
+  const View f = read_optional(op, "log_probs", args[8]);
   const Heads heads(op, args[2], x);
   CategoricalParams p;
   p.draw = true;
@@ -151,9 +152,14 @@ void sample_checked(PyObject* const* args) {
   expect_no_self_overlap(op, "out[0]", a);
   expect_output(op, "out[1]", l, {p.rows}, "[N]", arithmetic_dtype(x.dtype));
   expect_output(op, "out[2]", e, {p.rows}, "[N]", arithmetic_dtype(x.dtype));
-  const char* outs[] = {"out[0]", "out[1]", "out[2]"};
-  const View* written[] = {&a, &l, &e};
-  for (int i = 0; i < 3; ++i) {
+  if (!absent(f)) {
+    expect_output(op, "log_probs", f, {p.rows, x.shape[1]}, "[N, A]", arithmetic_dtype(x.dtype));
+    p.log_probs = as_matrix(f);
+  }
+  const char* outs[] = {"out[0]", "out[1]", "out[2]", "log_probs"};
+  const View* written[] = {&a, &l, &e, &f};
+  const int outputs = absent(f) ? 3 : 4;
+  for (int i = 0; i < outputs; ++i) {
     expect_disjoint(op, outs[i], *written[i], "logits", x);
     expect_disjoint(op, outs[i], *written[i], "mask", m);
     for (int j = 0; j < i; ++j) expect_disjoint(op, outs[i], *written[i], outs[j], *written[j]);
@@ -161,7 +167,7 @@ void sample_checked(PyObject* const* args) {
   p.mask = read_mask(op, m, x, heads, true);
   p.log_prob = as_column(l);
   p.entropy = as_column(e);
-  for (int i = 5; i < 8; ++i) mark_written(args[i]);
+  for (int i = 5; i < 5 + outputs; ++i) mark_written(args[i]);
   run_kernel(4 * view_bytes(x), [&] { categorical(p); });
 }
 
@@ -242,7 +248,7 @@ void backward_checked(PyObject* const* args) {
 }  // namespace
 
 void bind_categorical(PyObject* module) {
-  add_op<8, sample_checked>(module, kSample);
+  add_op<9, sample_checked>(module, kSample);
   add_op<7, evaluate_checked>(module, kEvaluate);
   add_op<8, backward_checked>(module, kBackward);
 }

@@ -199,6 +199,31 @@ void uniforms(const CategoricalParams& p, int64_t row, int64_t head, double* out
   uniform_run(bits, kBlockRows, out);
 }
 
+// Of all choices of one head: the logits are still in the cache.
+template <class T>
+void store_log_probs(const CategoricalParams& p, int64_t row, int64_t rows, int64_t head, int64_t first,
+                     const Block<T>& b, const T* log_sum, Columns<T>& x) {
+  const int64_t n = p.choices[head];
+  if (n <= kMaxColumns) {
+    load_logits(p.logits, p.mask, row, first, rows, n, x);
+    for (int64_t j = 0; j < n; ++j) {
+      T* __restrict v = x.at[j];
+      for (int64_t r = 0; r < rows; ++r) v[r] = (v[r] - b.maximum[r]) - log_sum[r];
+    }
+    store_columns(p.log_probs, row, first, rows, n, x);
+    return;
+  }
+  alignas(64) T staged[kRun], out[kRun];
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t at = 0; at < n; at += kRun) {
+      const int64_t count = n - at < kRun ? n - at : kRun;
+      const T* v = load_logits_run(p.logits, p.mask, row + r, first + at, count, staged);
+      for (int64_t i = 0; i < count; ++i) out[i] = (v[i] - b.maximum[r]) - log_sum[r];
+      store_along_time(p.log_probs, row + r, first + at, count, out);
+    }
+  }
+}
+
 template <class T>
 void run_block(const CategoricalParams& p, int64_t row, int64_t rows) {
   Columns<T> x;
@@ -225,9 +250,10 @@ void run_block(const CategoricalParams& p, int64_t row, int64_t rows) {
       entropy[r] += h[r];
       log_prob[r] += static_cast<double>(b.taken[r]) - log_sum[r];
     }
+    for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(log_sum[r]);
+    if (p.log_probs.data != nullptr) store_log_probs(p, row, rows, head, first, b, out, x);
     if (p.saved.data == nullptr) continue;
     store_along_rows(p.saved, row, 3 * head, rows, b.maximum);
-    for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(log_sum[r]);
     store_along_rows(p.saved, row, 3 * head + 1, rows, out);
     for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(h[r]);
     store_along_rows(p.saved, row, 3 * head + 2, rows, out);

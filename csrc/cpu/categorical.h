@@ -16,6 +16,7 @@ struct CategoricalParams {
   Matrix actions;                    // [N, k] integers; written (int32 or int64) where `draw`
   Matrix log_prob, entropy;          // [N], written
   Matrix saved;                      // [N, 3k] or absent, written: maximum, log_sum, entropy of each head
+  Matrix log_probs;                  // [N, A] or absent, written: those of all choices
   bool draw = false;
   uint64_t seed = 0, step = 0;
 };

@@ -90,6 +90,7 @@ def categorical_sample(
     actions: Tensor,
     log_prob: Tensor,
     entropy: Tensor,
+    log_probs: Tensor | None,
     /,
 ) -> _Result: ...
 def categorical_evaluate(

@@ -24,7 +24,11 @@ def _rows(op: str, logits: Tensor) -> int:
 
 def _allocate_draw(
     logits: Tensor, mask: Tensor | None, nvec: Sequence[int] | None, *_: object
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return *_allocate_outputs(logits, nvec), new_real(logits, *logits.shape)
+
+
+def _allocate_outputs(logits: Tensor, nvec: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor]:
     rows = _rows("categorical_sample", logits)
     actions = logits.new_empty((rows,) if nvec is None else (rows, len(nvec)), dtype=torch.int32)
     return actions, new_real(logits, rows), new_real(logits, rows)
@@ -33,7 +37,7 @@ def _allocate_draw(
 _SAMPLE_OUT_OP = register(
     "categorical_sample",
     "Tensor logits, Tensor? mask, int[]? nvec, int seed, int step",
-    ("Tensor(a!) actions", "Tensor(b!) log_prob", "Tensor(c!) entropy"),
+    ("Tensor(a!) actions", "Tensor(b!) log_prob", "Tensor(c!) entropy", "Tensor(d!) log_probs"),
     _core.categorical_sample,
     _allocate_draw,
 )
@@ -47,6 +51,7 @@ def categorical_sample(
     mask: Tensor | None = None,
     nvec: Sequence[int] | None = None,
     out: tuple[Tensor, Tensor, Tensor] | None = None,
+    log_probs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draws one choice a row and head, in the pass that gives its log probability and the entropy.
 
@@ -65,6 +70,7 @@ def categorical_sample(
         mask: `[N, A]` bool, false where a choice is forbidden; every head of every row keeps one at least.
         nvec: the number of choices of each head, A together; None for one head of A choices.
         out: `(actions, log_prob, entropy)` to write into; actions may be int32 or int64.
+        log_probs: `[N, A]`, dtype of log_prob: written too where given, the log probabilities of all choices.
 
     Not differentiable: evaluate the actions with `categorical_evaluate`, which gives the same bits.
 
@@ -79,11 +85,16 @@ def categorical_sample(
         `logits`
             requires grad.
     """
-    actions, log_prob, entropy = _allocate_draw(logits, mask, nvec) if out is None else out
-    native = _core.categorical_sample(logits, mask, nvec, seed, step, actions, log_prob, entropy)
+    actions, log_prob, entropy = _allocate_outputs(logits, nvec) if out is None else out
+    if log_probs is None and is_traced(logits, mask):  # the registered op always writes them
+        log_probs = new_real(logits, *logits.shape)
+    native = _core.categorical_sample(
+        logits, mask, nvec, seed, step, actions, log_prob, entropy, log_probs
+    )  # fmt: skip
     if native is NotImplemented:
         _SAMPLE_OUT_OP(
-            logits, mask, nvec, seed, step, actions=actions, log_prob=log_prob, entropy=entropy
+            logits, mask, nvec, seed, step,
+            actions=actions, log_prob=log_prob, entropy=entropy, log_probs=log_probs,
         )  # fmt: skip
     return actions, log_prob, entropy
 

@@ -85,14 +85,21 @@ class CategoricalHead(nn.Module):
         return actions, log_prob, None
 
     def _sample_natively(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        actions, log_prob, _ = ops.categorical_sample(
-            logits.detach(), seed=draw_key(), step=0, nvec=self._nvec
-        )
-        if logits.requires_grad and torch.is_grad_enabled():
-            log_prob, _ = ops.categorical_evaluate(logits, actions, nvec=self._nvec)
+        differentiated = logits.requires_grad and torch.is_grad_enabled()
+        full = None
         if self._nvec is None:
-            return actions, log_prob, torch.log_softmax(_full_precision(logits), dim=-1)
-        return actions, log_prob, None
+            wide = _full_precision(logits)
+            full = torch.log_softmax(wide, dim=-1) if differentiated else torch.empty_like(wide)
+        actions, log_prob, _ = ops.categorical_sample(
+            logits.detach(),
+            seed=draw_key(),
+            step=0,
+            nvec=self._nvec,
+            log_probs=None if differentiated else full,
+        )
+        if differentiated:
+            log_prob, _ = ops.categorical_evaluate(logits, actions, nvec=self._nvec)
+        return actions, log_prob, full
 
     def evaluate(self, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log probability and entropy, each ``[n]``, of actions given as integers ``[n]`` or ``[n, k]``."""

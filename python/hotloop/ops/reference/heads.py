@@ -56,6 +56,7 @@ def categorical_sample(
     mask: Tensor | None = None,
     nvec: Sequence[int] | None = None,
     out: tuple[Tensor, Tensor, Tensor] | None = None,
+    log_probs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choices by inversion, their log probability and the entropy; see `hotloop.ops.categorical_sample`."""
     heads = _heads(logits, mask, nvec)
@@ -70,6 +71,8 @@ def categorical_sample(
     if nvec is None:
         actions = actions.squeeze(1)
     log_prob, entropy = categorical_evaluate(logits, actions, mask=mask, nvec=nvec)
+    if log_probs is not None:
+        log_probs.copy_(torch.cat(heads, dim=1))
     if out is not None:
         return out[0].copy_(actions), out[1].copy_(log_prob), out[2].copy_(entropy)
     return actions, log_prob, entropy
