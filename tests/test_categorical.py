@@ -14,8 +14,7 @@ from hotloop.ops import reference
 from layouts import HALF_DTYPES, LAYOUTS, same
 
 ROWS = (0, 1, 7, 8, 9, 31, 33, 63, 64, 65, 127, 129)
-# around a tile (4), the choices from which a row is read along (32), the lanes (16), a run (256), its parts (256
-# of them)
+# around a tile (4), where a row is read along (32), the lanes (16), a run (256), its parts (256 of them)
 CHOICES = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 47, 129, 255, 256, 257, 1000, 66_000)
 HEADS = ((3,), (2, 2), (2, 5, 3), (33, 1, 4), (40, 300))
 
