@@ -23,7 +23,12 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-SIMD_KERNELS = ("puff_advantage", "gae", "row_priorities", "sampling_kernels", "convert_floats")
+# Hot loops, compiled once for each instruction set.
+SIMD_KERNELS = (
+    "puff_advantage", "gae", "row_priorities",
+    "sampling_kernels", "convert_floats",
+    "categorical", "categorical_backward", "gaussian", "gaussian_backward", "ppo_loss",
+)  # fmt: skip
 X86_ISAS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],

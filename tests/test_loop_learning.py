@@ -39,12 +39,15 @@ class MatchEnv(ScriptedEnv):
         return None
 
 
-@pytest.mark.parametrize("method", ["sequential", "permutation", "prioritized"])
-def test_ppo_learns_to_match(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "fused"),
+    [("sequential", False), ("permutation", False), ("prioritized", False), ("prioritized", True)],
+)
+def test_ppo_learns_to_match(method: str, fused: bool) -> None:
     torch.manual_seed(0)
     batch = AGENTS * HORIZON
     policy = MLPPolicy((3,), 2, hidden=(16,))
-    losses = ppo_losses(policy)
+    losses = ppo_losses(policy, fused=fused)
     sampling = {"method": method, "prio_alpha": 0.5}
     config = LoopConfig(
         batch_size=batch,

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Normal
 
-from hotloop.policies import ActionSpec, CategoricalHead, GaussianHead, make_head
+from hotloop.policies import ActionSpec, CategoricalHead, GaussianHead, heads, make_head
 
 N = 37
+
+
+@pytest.fixture(params=["native", "plain"], autouse=True)
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs on both roads: the native ops, and the formulas that serve other devices."""
+    if request.param == "plain":
+        monkeypatch.setattr(heads, "takes_native_road", lambda logits: False)
+    return str(request.param)
 
 
 def logits_for(spec: ActionSpec, n: int = N, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -166,6 +174,48 @@ def test_the_same_seed_draws_the_same_actions() -> None:
     torch.manual_seed(5)
     assert torch.equal(first, head.sample(logits)[0])
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("spec", [*CHOICES, ActionSpec.continuous(2)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_sampling_with_gradients_gives_a_differentiable_log_probability(
+    spec: ActionSpec, dtype: torch.dtype
+) -> None:
+    logits, head = logits_for(spec, dtype=dtype), make_head(spec)
+    torch.manual_seed(1)
+    actions, log_prob, _ = head.sample(logits)
+    (sampled,) = torch.autograd.grad(log_prob.sum(), logits)
+    evaluated, _ = head.evaluate(logits, actions)
+    torch.testing.assert_close(sampled, torch.autograd.grad(evaluated.sum(), logits)[0])
+    with torch.no_grad():
+        torch.manual_seed(1)
+        again = head.sample(logits)
+    assert torch.equal(again[0], actions)
+    # the plain sample takes its density from the noise, before the action is rounded
+    torch.testing.assert_close(again[1], log_prob.detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [*CHOICES, ActionSpec.continuous(2)], ids=str)
+def test_traced_evaluation_agrees(spec: ActionSpec) -> None:
+    torch.compiler.reset()
+    logits, head = logits_for(spec, dtype=torch.float32), make_head(spec)
+    actions = head.sample(logits)[0]
+    traced = torch.compile(head.evaluate, backend="eager", fullgraph=True)
+    torch.testing.assert_close(traced(logits, actions), head.evaluate(logits, actions), rtol=1e-5, atol=1e-5)
+
+
+def test_the_native_road_is_taken_for_plain_floats_on_the_cpu(road: str) -> None:
+    assert heads.takes_native_road(torch.zeros(2, 2)) == (road == "native")
+    assert not heads.takes_native_road(torch.zeros(2, 2, device="meta"))
+
+
+def test_transformed_policies_take_the_plain_road() -> None:
+    head, logits = make_head(ActionSpec.discrete(3)), torch.randn(4, 5, 3)
+    actions = torch.randint(0, 3, (4, 5))
+    log_prob, _ = torch.func.vmap(head.evaluate)(logits, actions)
+    torch.testing.assert_close(
+        log_prob, torch.stack([head.evaluate(*pair)[0] for pair in zip(logits, actions, strict=True)])
+    )
 
 
 def test_heads_have_no_state_to_save_and_refuse_the_wrong_kind() -> None:

@@ -148,6 +148,16 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     advantages = torch.zeros(4, 6)
     planned, staged, column = torch.zeros(1, 6), torch.zeros(2), torch.zeros(4, 6)
     plan = ops.StorePlan({"x": column}, ["x"], ops.RowCursors(4, 4, 6))
+    choice = (torch.zeros(4, dtype=torch.int32), torch.zeros(4), torch.zeros(4), torch.zeros(4, 6))
+
+    def draw() -> object:
+        return ops.categorical_sample(x, seed=0, step=0, out=choice[:3], log_probs=choice[3])
+
+    normal = (torch.zeros(4, 6), torch.zeros(4), torch.zeros(4))
+
+    def draw_normal() -> object:
+        return ops.gaussian_sample(x, x, seed=0, step=0, out=normal)
+
     return {
         "puff_advantage": (advantages, lambda: ops.puff_advantage(**arguments(out=advantages))),
         "gae[0]": (
@@ -172,6 +182,8 @@ def writers() -> dict[str, tuple[Tensor, object]]:
             lambda: plan.store({"x": torch.ones(1), "actions": torch.ones(1)}, 0, 1, last),
         ),
         "last_actions_read": (read, lambda: last.read(0, 2, out=read)),
+        **{f"gaussian_sample[{i}]": (normal[i], draw_normal) for i in range(3)},
+        **{f"categorical_sample[{i}]": (choice[i], draw) for i in range(4)},
         "last_actions_write_": (last.buffer, lambda: last.write_(torch.ones(2, 1), 0, 2)),
     }
 

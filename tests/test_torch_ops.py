@@ -16,6 +16,10 @@ FLAGS = (X > 1).float()
 INDEX = torch.tensor([3, 1])
 POSITIONS = torch.tensor([0, 6])
 GAE = (X, X, FLAGS, None, X[:, 0].clone(), None, None, 0.9, 0.8)
+LOGITS = X.clone().requires_grad_()
+CHOICES = torch.tensor([[0, 1], [1, 2], [2, 3], [0, 0], [1, 1]])
+ALLOWED = torch.ones(5, 7, dtype=torch.bool)
+LOSS = (None, None, 0.2, None, 0.5, 0.01, True, 1e-8)
 DRAW = (X.abs().sum(1), 5, 3, "successive", 7, 1, 0, 0.5)
 
 
@@ -41,13 +45,46 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
         ("last_actions_read.default", (torch.ones(5, 2), 1, 3), {}),
         ("last_actions_read.out", (torch.ones(5, 2), 1, 3, FLAGS[:3, 0].clone()), {"out": torch.empty(3, 2)}),
         ("last_actions_write_.default", (torch.zeros(5, 2), 1, X[:2, :2].clone()), {}),
+        ("categorical_sample.default", (X, None, None, 1, 2), {}),
+        (
+            "categorical_sample.out",
+            (X, ALLOWED, [3, 4], 1, 2),
+            {
+                "actions": torch.empty(5, 2, dtype=torch.int64),
+                "log_prob": torch.empty(5),
+                "entropy": torch.empty(5),
+                "log_probs": torch.empty(5, 7),
+            },
+        ),
+        ("categorical_evaluate.default", (LOGITS, CHOICES[:, 0], None, None), {}),
+        ("categorical_evaluate.default", (LOGITS, CHOICES, ALLOWED, [3, 4]), {}),
+        (
+            "categorical_evaluate_backward.default",
+            (X[:, 0].clone(), X[:, 1].clone(), X, CHOICES, ALLOWED, [3, 4], torch.rand(5, 6)),
+            {},
+        ),
+        ("gaussian_sample.default", (X, X[0].clone(), 1, 2, False), {}),
+        (
+            "gaussian_sample.out",
+            (X, X.clone(), 1, 2, True),
+            {"actions": torch.empty(5, 7), "log_prob": torch.empty(5), "entropy": torch.empty(5)},
+        ),
+        ("gaussian_evaluate.default", (LOGITS, X[0].clone().requires_grad_(), X.clone(), False), {}),
+        ("gaussian_evaluate.default", (LOGITS, X.clone(), X.tanh(), True), {}),
+        (
+            "gaussian_evaluate_backward.default",
+            (X[:, 0].clone(), X[:, 1].clone(), X, X[0].clone(), X.clone(), False),
+            {},
+        ),
+        ("ppo_loss.default", (LOGITS, X, X, LOGITS, X, X, LOGITS, *LOSS), {}),
+        ("ppo_loss.default", (X, X, X, X, X, X, LOGITS, X, ALLOWED, *LOSS[2:]), {}),
     ]
 
 
 def test_every_native_op_has_a_twin_in_this_list() -> None:
     native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
     assert native == {name.split(".")[0] for name, _, _ in calls()}
-    assert len(native) == 9
+    assert len(native) == 16
 
 
 @pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
@@ -87,7 +124,36 @@ def faces() -> dict[str, Callable[..., Any]]:
         "scatter_": scatter,
         "store_": store,
         "last_actions": last_actions,
+        "categorical_sample": lambda x, y: ops.categorical_sample(x + y, seed=1, step=2, nvec=(3, 4)),
+        "categorical_evaluate": lambda x, y: ops.categorical_evaluate(x * y, CHOICES, nvec=(3, 4)),
+        "gaussian_sample": lambda x, y: ops.gaussian_sample(x + y, x, seed=1, step=2),
+        "gaussian_evaluate": lambda x, y: ops.gaussian_evaluate(x + y, x[0], y.tanh(), squash=True),
+        "ppo_loss": lambda x, y: ops.ppo_loss(x * y, x, y, x, y, x, x * x, valid=ALLOWED, vf_clip_coef=0.1),
     }
+
+
+def differentiable() -> dict[str, Callable[[Tensor], Any]]:
+    return {
+        "categorical_evaluate": lambda x: ops.categorical_evaluate(x * 2, CHOICES, nvec=(3, 4)),
+        "gaussian_evaluate": lambda x: ops.gaussian_evaluate(x * 2, x[0], X),
+        "gaussian_squashed": lambda x: ops.gaussian_evaluate(x * 2, x / 3, X.tanh(), squash=True),
+        "ppo_loss": lambda x: ops.ppo_loss(x / 9, X / 8, X, x * 2, X, X, x * x, ent_coef=0.1)[:1],
+    }
+
+
+@pytest.mark.parametrize("name", differentiable())
+def test_traced_gradients_are_those_of_the_face(name: str) -> None:
+    torch.compiler.reset()
+    face = differentiable()[name]
+    compiled = torch.compile(face, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for function in (face, compiled):
+        leaf = X.clone().requires_grad_()
+        loss = sum((i + 1) * value.sum() for i, value in enumerate(function(leaf)))
+        assert isinstance(loss, Tensor)
+        gradients.append(torch.autograd.grad(loss, leaf)[0])
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().max() > 0
 
 
 @pytest.mark.parametrize("name", faces())

@@ -13,5 +13,8 @@ void bind_scatter(PyObject* module);
 void bind_store(PyObject* module);
 void bind_last_actions(PyObject* module);
 void bind_huge_pages(PyObject* module);
+void bind_categorical(PyObject* module);
+void bind_gaussian(PyObject* module);
+void bind_ppo_loss(PyObject* module);
 
 }  // namespace hotloop

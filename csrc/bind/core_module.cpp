@@ -115,6 +115,9 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_store(m.ptr());
     hotloop::bind_last_actions(m.ptr());
     hotloop::bind_huge_pages(m.ptr());
+    hotloop::bind_categorical(m.ptr());
+    hotloop::bind_gaussian(m.ptr());
+    hotloop::bind_ppo_loss(m.ptr());
   } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
     throw py::import_error(error.what());
   } catch (const hotloop::PythonErrorSet&) {

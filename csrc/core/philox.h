@@ -14,7 +14,10 @@ enum RandomStream : uint32_t {
   kStreamReplacement = 3,
   kStreamOrder = 4,  // systematic: the random order of the segments
   kStreamOffset = 5,  // systematic: the one uniform
+  kStreamCategorical = 6,  // head h of several adds h << kStreamBits
+  kStreamGaussian = 7,  // pair p of components adds p << kStreamBits
 };
+constexpr uint32_t kStreamBits = 8;  // of the counter word: the rest numbers what one consumer draws for a row
 
 struct RandomKey {
   uint64_t seed;

@@ -134,6 +134,21 @@ static inline F64 log_lanes(F64 x, double shift) {
   return k * 6.93147180369123816490e-01 - ((half - (s * (half + (t1 + t2)) + k * 1.90821492927058770002e-10)) - f);
 }
 
+// uniform_closed_open of each; `count` is a multiple of the lanes.
+static inline void uniform_run(const uint64_t* bits, int64_t count, double* out) {
+  for (int64_t i = 0; i < count; i += kLanes64) {
+    store_lanes(out + i, to_double(load_lanes<U64>(bits + i) >> 11) * splat_f64(0x1p-53));
+  }
+}
+
+// log(x) for positive normal numbers or NaN, which log_lanes does not know; `count` is a multiple of the lanes.
+static inline void log_run(const double* x, int64_t count, double* out) {
+  for (int64_t i = 0; i < count; i += kLanes64) {
+    const F64 v = load_lanes<F64>(x + i);
+    store_lanes(out + i, log_lanes(v, 0.0) + (v - v));
+  }
+}
+
 // e^y for |y| <= 120, to 1e-11: more than a float needs, and the bound covers every finite float but 0.
 static inline F64 exp_lanes(F64 y) {
   const double shifter = 0x1.8p52;  // rounds to an integer, which then stands in the low bits

@@ -83,6 +83,91 @@ def last_actions_read(
 ) -> _Result: ...
 def last_actions_write_(last: Tensor, start: int, actions: Tensor, /) -> _Result: ...
 def advise_huge_pages(tensor: Tensor, /) -> _Result: ...
+def categorical_sample(
+    logits: Tensor,
+    mask: Tensor | None,
+    nvec: Sequence[int] | None,
+    seed: int,
+    step: int,
+    actions: Tensor,
+    log_prob: Tensor,
+    entropy: Tensor,
+    log_probs: Tensor | None,
+    /,
+) -> _Result: ...
+def categorical_evaluate(
+    logits: Tensor,
+    actions: Tensor,
+    mask: Tensor | None,
+    nvec: Sequence[int] | None,
+    log_prob: Tensor,
+    entropy: Tensor,
+    saved: Tensor | None,
+    /,
+) -> _Result: ...
+def categorical_evaluate_backward(
+    grad_log_prob: Tensor,
+    grad_entropy: Tensor,
+    logits: Tensor,
+    actions: Tensor,
+    mask: Tensor | None,
+    nvec: Sequence[int] | None,
+    saved: Tensor,
+    grad_logits: Tensor,
+    /,
+) -> _Result: ...
+def gaussian_sample(
+    mean: Tensor,
+    log_std: Tensor,
+    seed: int,
+    step: int,
+    squash: bool,
+    actions: Tensor,
+    log_prob: Tensor,
+    entropy: Tensor,
+    /,
+) -> _Result: ...
+def gaussian_evaluate(
+    mean: Tensor,
+    log_std: Tensor,
+    actions: Tensor,
+    squash: bool,
+    log_prob: Tensor,
+    entropy: Tensor,
+    /,
+) -> _Result: ...
+def gaussian_evaluate_backward(
+    grad_log_prob: Tensor,
+    grad_entropy: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    actions: Tensor,
+    squash: bool,
+    grad_mean: Tensor,
+    grad_log_std: Tensor,
+    /,
+) -> _Result: ...
+def ppo_loss(
+    new_log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantages: Tensor,
+    new_values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    entropy: Tensor,
+    prio_weights: Tensor | None,
+    valid: Tensor | None,
+    clip_coef: float,
+    vf_clip_coef: float | None,
+    vf_coef: float,
+    ent_coef: float,
+    normalize_advantage: bool,
+    eps: float,
+    loss: Tensor,
+    statistics: Tensor,
+    gradients: Tensor | None,
+    /,
+) -> _Result: ...
 
 class RowCursors:
     def __init__(self, rows: Tensor, positions: Tensor, segments: int, horizon: int) -> None: ...

@@ -9,6 +9,7 @@ import torch
 from hotloop.losses.base import Loss
 from hotloop.losses.ppo_actor import PPOActor, PPOActorConfig
 from hotloop.losses.ppo_critic import PPOCritic, PPOCriticConfig
+from hotloop.losses.ppo_loss import PPOLoss, PPOLossConfig
 
 
 def ppo_losses(
@@ -17,9 +18,11 @@ def ppo_losses(
     trainer_cfg: Any = None,
     env: Any = None,
     device: torch.device | str | None = None,
+    fused: bool = False,
     **cfg: Any,
 ) -> dict[str, Loss]:
-    """``{"ppo_critic": PPOCritic, "ppo_actor": PPOActor}`` in the order in which the loop must run them.
+    """``{"ppo_critic": PPOCritic, "ppo_actor": PPOActor}`` in the order in which the loop must run them, or
+    ``{"ppo": PPOLoss}``, which is both in one native pass.
 
     Parameters
     ----------
@@ -27,6 +30,8 @@ def ppo_losses(
         See `hotloop.policies.Policy`.
     device
         Device of the training batches; that of the policy's first parameter when None.
+    fused
+        Whether to give the one loss.
     cfg
         Fields of `PPOActorConfig` and `PPOCriticConfig`, for instance ``ppo_losses(policy, ent_coef=0.0,
         vf_coef=1.0)``.
@@ -42,9 +47,11 @@ def ppo_losses(
     if device is None:
         first = next(iter(policy.parameters()), None)
         device = torch.device("cpu") if first is None else first.device
+    common: dict[str, Any] = {"trainer_cfg": trainer_cfg, "env": env, "device": device}
+    if fused:
+        return {"ppo": PPOLoss(policy, PPOLossConfig(**cfg), instance_name="ppo", **common)}
     critic = PPOCriticConfig(**{key: value for key, value in cfg.items() if key in critic_fields})
     actor = PPOActorConfig(**{key: value for key, value in cfg.items() if key in actor_fields})
-    common: dict[str, Any] = {"trainer_cfg": trainer_cfg, "env": env, "device": device}
     return {
         "ppo_critic": PPOCritic(policy, critic, instance_name="ppo_critic", **common),
         "ppo_actor": PPOActor(policy, actor, instance_name="ppo_actor", **common),

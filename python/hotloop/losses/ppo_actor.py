@@ -65,7 +65,7 @@ class PPOActor(Loss):
         """Policy loss minus entropy bonus of one minibatch; asks to stop when the KL target was exceeded
         before it."""
         cfg = self.cfg
-        if cfg.target_kl is not None and self._mean_kl() > cfg.target_kl:
+        if self.past_target():
             return self._zero(), shared_loss_data, True
 
         minibatch = self._require(shared_loss_data, "sampled_mb", "shared")
@@ -121,6 +121,11 @@ class PPOActor(Loss):
             },
             weight=float(ratio.numel()) if count is None else count,
         )
+
+    def past_target(self) -> bool:
+        """Whether the minibatches of this phase so far exceed the KL target; reads the device if there is
+        one."""
+        return self.cfg.target_kl is not None and self._mean_kl() > self.cfg.target_kl
 
     def _mean_kl(self) -> float:
         """Mean of approx_kl over the minibatches of this phase, of all ranks; 0 before the first. Reads the

@@ -3,10 +3,13 @@
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
 
+from hotloop.ops.categorical import categorical_evaluate, categorical_sample
 from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
 from hotloop.ops.gather_plan import GatherPlan
+from hotloop.ops.gaussian import gaussian_evaluate, gaussian_sample
 from hotloop.ops.last_actions import LastActions
+from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.row_priorities import row_priorities
@@ -17,13 +20,19 @@ from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
 
 __all__ = [
+    "PPO_STATISTICS",
     "GatherPlan",
     "LastActions",
     "RowCursors",
     "StagePlan",
     "StorePlan",
+    "categorical_evaluate",
+    "categorical_sample",
     "gae",
     "gather",
+    "gaussian_evaluate",
+    "gaussian_sample",
+    "ppo_loss",
     "puff_advantage",
     "row_priorities",
     "sample_segments",

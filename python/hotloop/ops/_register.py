@@ -112,11 +112,69 @@ def register(
             lambda *args: op(*args[:inputs], **{out_name: args[inputs]})
         )
     else:
-        first, second = names
         torch.compiler.substitute_in_graph(native, skip_signature_check=True)(
-            lambda *args: op(*args[:inputs], **{first: args[inputs], second: args[inputs + 1]})
+            lambda *args: op(*args[:inputs], **dict(zip(names, args[inputs:], strict=True)))
         )
     return op
+
+
+def register_functional(
+    name: str,
+    arguments: str,
+    outputs: int,
+    native: Callable[..., Any],
+    allocate: Callable[..., tuple[Tensor, ...]],
+    *,
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> Any:
+    """Registers `name(arguments)` without an out overload, differentiable where `backward` is given.
+
+    The faces of such ops have an `autograd.Function` of their own, a third as dear as the dispatcher's road,
+    and call this op where they are traced.
+
+    Args:
+        arguments: the schema of the inputs, without defaults, in the order in which the native function takes
+            them.
+        outputs: how many there are.
+        allocate: from the inputs to the outputs, which the native function takes after them.
+        setup_context, backward: as `torch.library.register_autograd` wants them.
+    """
+
+    def implementation(*args: Any) -> Any:
+        results = allocate(*args)
+        _call_native(name, native, *args, *results)
+        return results if outputs > 1 else results[0]
+
+    def fake(*args: Any) -> Any:
+        results = allocate(*args)
+        return results if outputs > 1 else results[0]
+
+    returns = "Tensor" if outputs == 1 else f"({', '.join(['Tensor'] * outputs)})"
+    _define(f"{name}({arguments}) -> {returns}", implementation, fake)
+    if backward is not None:
+        torch.library.register_autograd(
+            f"hotloop::{name}", backward, setup_context=setup_context, lib=_LIBRARY
+        )
+    return getattr(torch.ops.hotloop, name).default
+
+
+def is_traced(*tensors: Any) -> bool:
+    """Whether a face must take the registered op: under `torch.compile`, and for subclasses of Tensor."""
+    if torch.compiler.is_compiling():
+        return True
+    for tensor in tensors:  # a loop: half the time of any() at the sizes of a rollout step
+        kind = type(tensor)
+        if kind is not Tensor and kind is not torch.nn.Parameter and isinstance(tensor, Tensor):
+            return True
+    return False
+
+
+def new_real(like: Tensor, *shape: int) -> Tensor:
+    """An output of the arithmetic's dtype: float64 for float64 inputs and float32 otherwise."""
+    if like.dtype is torch.float32 or like.dtype is torch.float64:
+        return like.new_empty(shape)  # a third of the time that naming the dtype takes
+    return like.new_empty(shape, dtype=torch.float32)
 
 
 def require_tensor(op: str, argument: str, value: Any) -> None:

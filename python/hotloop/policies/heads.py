@@ -1,8 +1,13 @@
-"""Action distributions as plain tensor formulas: sampling, log probability, entropy.
+"""Action distributions: sampling, log probability, entropy.
 
-``torch.distributions`` builds and validates an object per call, which costs more than the arithmetic of a
-small policy (and reads the device back when it validates). These modules hold no parameters, only index
-buffers.
+On the CPU they are the native ops of `hotloop.ops` (one pass forward, one backward, no second derivatives);
+elsewhere, and where torch traces or transforms the policy, plain tensor formulas. ``torch.distributions``
+builds and validates an object per call, which costs more than the arithmetic of a small policy (and reads the
+device back when it validates). These modules hold no parameters, only index buffers.
+
+What is drawn depends on torch's CPU generator alone (that of the device on the plain road), one number of
+which keys a draw: `torch.manual_seed` repeats it, and a checkpoint that holds the generator's state continues
+it.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hotloop import ops
 from hotloop.policies.actions import ActionSpec
 
 # Exponential samples are kept above this, so that probability 0 divided by a sample is 0 and never NaN.
@@ -35,6 +41,7 @@ class CategoricalHead(nn.Module):
         if spec.kind == "continuous":
             raise ValueError("CategoricalHead: spec must be discrete or multidiscrete, got continuous")
         self.spec = spec
+        self._nvec = None if spec.kind == "discrete" else spec.nvec
         self._ragged = len(set(spec.nvec)) > 1
         self._widest = widest = max(spec.nvec)
         # Ragged components are padded to the widest with forbidden choices, so that all are one tensor [n, k,
@@ -63,6 +70,8 @@ class CategoricalHead(nn.Module):
         ``[n]``, and for discrete the log probabilities of all choices ``[n, n_actions]`` (None for
         multidiscrete).
         """
+        if takes_native_road(logits):
+            return self._sample_natively(logits)
         log_probs = self._log_probs(logits)
         probs = log_probs.exp()
         # Exponential race: argmax of p / Exp(1) is distributed as p. Unlike torch.multinomial it never checks
@@ -75,8 +84,29 @@ class CategoricalHead(nn.Module):
             return actions.squeeze(-1), log_prob, log_probs.squeeze(-2)
         return actions, log_prob, None
 
+    def _sample_natively(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        differentiated = logits.requires_grad and torch.is_grad_enabled()
+        full = None
+        if self._nvec is None:
+            wide = _full_precision(logits)
+            full = torch.log_softmax(wide, dim=-1) if differentiated else torch.empty_like(wide)
+        actions, log_prob, _ = ops.categorical_sample(
+            logits.detach(),
+            seed=draw_key(),
+            step=0,
+            nvec=self._nvec,
+            log_probs=None if differentiated else full,
+        )
+        if differentiated:
+            log_prob, _ = ops.categorical_evaluate(logits, actions, nvec=self._nvec)
+        return actions, log_prob, full
+
     def evaluate(self, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log probability and entropy, each ``[n]``, of actions given as integers ``[n]`` or ``[n, k]``."""
+        if takes_native_road(logits):
+            shape = (-1,) if self._nvec is None else (-1, len(self._nvec))
+            choices = actions.to(torch.int64) if actions.is_floating_point() else actions
+            return ops.categorical_evaluate(logits, choices.reshape(shape), nvec=self._nvec)
         log_probs = self._log_probs(logits)
         choice = actions.reshape(-1, len(self.spec.nvec)).to(torch.int64)
         log_prob = log_probs.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(-1)
@@ -101,19 +131,53 @@ class GaussianHead(nn.Module):
 
     def sample(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw float32 actions ``[n, k]``; returns them, their log density ``[n]`` and None."""
+        if takes_native_road(logits):
+            return self._sample_natively(*logits.chunk(2, dim=-1))
         mean, log_std = _full_precision(logits).chunk(2, dim=-1)
         noise = torch.randn_like(mean)
-        actions = mean + log_std.exp() * noise
+        actions = (mean + log_std.exp() * noise).detach()
         # The density is evaluated from the noise itself: subtracting the mean again would lose digits.
         log_prob = (-0.5 * noise.square() - log_std - _HALF_LOG_TWO_PI).sum(-1)
-        return actions.to(torch.float32), log_prob, None
+        stored = actions.to(torch.float32)
+        if logits.requires_grad and torch.is_grad_enabled():
+            log_prob, _ = self.evaluate(logits, stored)
+        return stored, log_prob, None
+
+    def _sample_natively(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor, None]:
+        actions, log_prob, _ = ops.gaussian_sample(
+            mean.detach(), log_std.detach(), seed=draw_key(), step=0
+        )  # fmt: skip
+        stored = actions.to(torch.float32)
+        # The density is that of what is stored, which has fewer digits where the logits are float64.
+        if stored.dtype != actions.dtype or (mean.requires_grad and torch.is_grad_enabled()):
+            log_prob, _ = ops.gaussian_evaluate(mean, log_std, stored)
+        return stored, log_prob, None
 
     def evaluate(self, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log density and entropy, each ``[n]``, of actions ``[n, k]``."""
+        if takes_native_road(logits):
+            mean, log_std = logits.chunk(2, dim=-1)
+            return ops.gaussian_evaluate(mean, log_std, actions.reshape(mean.shape))
         mean, log_std = _full_precision(logits).chunk(2, dim=-1)
         deviation = (actions.reshape(mean.shape) - mean) * torch.exp(-log_std)
         log_prob = (-0.5 * deviation.square() - log_std - _HALF_LOG_TWO_PI).sum(-1)
         return log_prob, (log_std + (0.5 + _HALF_LOG_TWO_PI)).sum(-1)
+
+
+def takes_native_road(logits: Tensor) -> bool:
+    """Whether the native ops serve these logits: plain floats on the CPU, neither traced nor transformed."""
+    return (
+        logits.device.type == "cpu"
+        and type(logits) is Tensor
+        and logits.is_floating_point()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def draw_key() -> int:
+    """63 random bits of torch's CPU generator."""
+    return int(torch.empty((), dtype=torch.int64).random_())
 
 
 def _full_precision(logits: Tensor) -> Tensor:

@@ -12,6 +12,14 @@ float16 are widened to float32, and the result is rounded once.
 from __future__ import annotations
 
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
+from hotloop.ops.reference.heads import (
+    STREAM_CATEGORICAL,
+    STREAM_GAUSSIAN,
+    categorical_evaluate,
+    categorical_sample,
+    gaussian_evaluate,
+    gaussian_sample,
+)
 from hotloop.ops.reference.movement import (
     LastActions,
     RowCursors,
@@ -22,6 +30,7 @@ from hotloop.ops.reference.movement import (
     store_,
     store_plan,
 )
+from hotloop.ops.reference.ppo_loss import ppo_loss
 from hotloop.ops.reference.sampling import (
     PRIORITY_FLOOR,
     STREAM_OFFSET,
@@ -38,6 +47,8 @@ from hotloop.ops.reference.sampling import (
 
 __all__ = [
     "PRIORITY_FLOOR",
+    "STREAM_CATEGORICAL",
+    "STREAM_GAUSSIAN",
     "STREAM_OFFSET",
     "STREAM_ORDER",
     "STREAM_PERMUTATION",
@@ -45,12 +56,17 @@ __all__ = [
     "STREAM_REPLACEMENT",
     "LastActions",
     "RowCursors",
+    "categorical_evaluate",
+    "categorical_sample",
     "gae",
     "gather",
     "gather_plan",
+    "gaussian_evaluate",
+    "gaussian_sample",
     "inclusion_probabilities",
     "permutation",
     "philox4x32",
+    "ppo_loss",
     "puff_advantage",
     "random_bits64",
     "row_priorities",

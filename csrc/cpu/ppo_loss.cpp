@@ -1,0 +1,222 @@
+#include "ppo_loss.h"
+
+#include <cmath>
+
+#include "../core/ppo.h"
+#include "load.h"
+#include "parallel.h"
+
+namespace hotloop {
+namespace HL_ISA_NAMESPACE {
+namespace {
+
+constexpr int64_t kRun = 128;      // samples staged at once; divides kPpoBlock
+constexpr int64_t kSumLanes = 16;  // partial sums, the same number on every instruction set; divides kRun
+
+template <class T>
+struct Run {
+  alignas(64) T at[kRun];
+};
+
+template <class T>
+struct OneRun {
+  alignas(64) T at[kRun];
+  OneRun() {
+    for (T& each : at) each = T(1);
+  }
+};
+
+// Samples first ... first + count - 1 in row-major order, whatever the strides.
+template <class T>
+const T* load_flat(const Matrix& m, int64_t columns, int64_t first, int64_t count, Run<T>& scratch) {
+  const int64_t row = first / columns, column = first % columns;
+  if (column + count <= columns) return load_along_time(m, row, column, count, scratch.at);
+  if (m.row_stride == columns * m.time_stride)
+    return load_run(m, first * m.time_stride, m.time_stride, count, scratch.at);
+  int64_t done = 0;
+  for (int64_t r = row, c = column; done < count; ++r, c = 0) {
+    const int64_t part = columns - c < count - done ? columns - c : count - done;
+    const T* run = load_along_time(m, r, c, part, scratch.at + done);
+    if (run != scratch.at + done) std::memcpy(scratch.at + done, run, static_cast<size_t>(part) * sizeof(T));
+    done += part;
+  }
+  return scratch.at;
+}
+
+template <class T>
+void store_flat(const Matrix& m, int64_t columns, int64_t first, int64_t count, const T* in) {
+  for (int64_t row = first / columns, column = first % columns; count > 0; ++row, column = 0) {
+    const int64_t part = columns - column < count ? columns - column : count;
+    store_along_time(m, row, column, part, in);
+    in += part;
+    count -= part;
+  }
+}
+
+// Adds to 16 lanes: sample i of a block always falls into lane i % 16.
+template <class T>
+void add_run(const T* __restrict x, int64_t count, double* __restrict lane) {
+  int64_t i = 0;
+  for (; i + kSumLanes <= count; i += kSumLanes) {
+    for (int64_t l = 0; l < kSumLanes; ++l) lane[l] += static_cast<double>(x[i + l]);
+  }
+  for (; i < count; ++i) lane[i % kSumLanes] += static_cast<double>(x[i]);
+}
+
+double reduce(double* lane) {
+  for (int64_t width = kSumLanes / 2; width > 0; width /= 2) {
+    for (int64_t l = 0; l < width; ++l) lane[l] += lane[l + width];
+  }
+  return lane[0];
+}
+
+template <class T>
+class Pass {
+ public:
+  explicit Pass(const PpoLossParams& p)
+      : p_(p), samples_(p.rows * p.columns), blocks_((samples_ + kPpoBlock - 1) / kPpoBlock) {}
+
+  void run() {
+    count_ = p_.valid.data == nullptr ? static_cast<double>(samples_)
+                                      : sum(1, [&](int64_t first, int64_t count, auto add) {
+                                          Run<T> keep;
+                                          load_keep(first, count, keep);
+                                          add(0, keep.at, count);
+                                        });
+    const double share = count_ > 1 ? count_ : 1;
+    if (p_.normalize_advantage) moments(share);
+    sum(kPpoSums, [&](int64_t first, int64_t count, auto add) { terms(first, count, T(1 / share), add); });
+    double* s = p_.statistics;
+    for (int64_t k = 0; k < 7; ++k) s[k] = sums_[k] / share;
+    s[1] *= 0.5;
+    s[7] = count_;
+    for (int64_t k = 7; k < kPpoSums; ++k) s[k + 1] = sums_[k];
+    const T loss = static_cast<T>(s[0] - p_.ent_coef * s[2] + p_.vf_coef * s[1]);
+    std::memcpy(p_.loss, &loss, sizeof loss);
+  }
+
+ private:
+  // `body(first, count, add)` adds runs of numbers to sums 0 ... sums - 1; returns the first sum.
+  template <class Body>
+  double sum(int64_t sums, const Body& body) {
+    const int64_t bytes = samples_ * 12 * static_cast<int64_t>(sizeof(T));
+    parallel_blocks(blocks_, bytes, [&](int64_t block) {
+      alignas(64) double lanes[kPpoSums][kSumLanes] = {};
+      const int64_t end = (block + 1) * kPpoBlock < samples_ ? (block + 1) * kPpoBlock : samples_;
+      for (int64_t first = block * kPpoBlock; first < end; first += kRun) {
+        body(first, end - first < kRun ? end - first : kRun,
+             [&](int64_t k, const T* x, int64_t count) { add_run(x, count, lanes[k]); });
+      }
+      for (int64_t k = 0; k < sums; ++k) p_.partial[block * kPpoSums + k] = reduce(lanes[k]);
+    });
+    for (int64_t k = 0; k < sums; ++k) {
+      sums_[k] = 0;
+      for (int64_t block = 0; block < blocks_; ++block) sums_[k] += p_.partial[block * kPpoSums + k];
+    }
+    return sums_[0];
+  }
+
+  void load_keep(int64_t first, int64_t count, Run<T>& keep) {
+    const T* valid = load_flat(p_.valid, p_.columns, first, count, keep);
+    for (int64_t i = 0; i < count; ++i) keep.at[i] = valid[i] != T(0) ? T(1) : T(0);
+  }
+
+  // Where `keep` is 0 whatever stands there becomes `filler`.
+  const T* load_kept(const Matrix& m, int64_t first, int64_t count, const T* keep, T filler, Run<T>& scratch) {
+    const T* x = load_flat(m, p_.columns, first, count, scratch);
+    if (p_.valid.data == nullptr) return x;
+    for (int64_t i = 0; i < count; ++i) scratch.at[i] = keep[i] != T(0) ? x[i] : filler;
+    return scratch.at;
+  }
+
+  void moments(double share) {
+    const auto deviations = [&](int64_t first, int64_t count, double mean, bool squared, auto add) {
+      Run<T> keep, scratch, out;
+      if (p_.valid.data != nullptr) load_keep(first, count, keep);
+      const T* a = load_kept(p_.advantages, first, count, keep.at, static_cast<T>(mean), scratch);
+      for (int64_t i = 0; i < count; ++i) {
+        const T d = a[i] - static_cast<T>(mean);
+        out.at[i] = squared ? d * d : d;
+      }
+      add(0, out.at, count);
+    };
+    const double mean =
+        sum(1, [&](int64_t first, int64_t count, auto add) { deviations(first, count, 0, false, add); }) / share;
+    mean_ = static_cast<T>(mean);
+    const double squares =
+        sum(1, [&](int64_t first, int64_t count, auto add) { deviations(first, count, mean, true, add); });
+    scale_ = static_cast<T>(std::sqrt(squares / (count_ > 2 ? count_ - 1 : 1)) + p_.eps);
+  }
+
+  template <class Add>
+  void terms(int64_t first, int64_t count, T share, const Add& add) {
+    Run<T> scratch[9], out[kPpoSums], gradient[3];
+    const bool all = p_.valid.data == nullptr;
+    if (!all) load_keep(first, count, scratch[8]);
+    const T* keep = all ? ones_.at : scratch[8].at;
+    const T* new_log_prob = load_kept(p_.new_log_prob, first, count, keep, T(0), scratch[0]);
+    const T* old_log_prob = load_kept(p_.old_log_prob, first, count, keep, T(0), scratch[1]);
+    const T* advantage = load_kept(p_.advantages, first, count, keep, mean_, scratch[2]);
+    const T* value = load_kept(p_.new_values, first, count, keep, T(0), scratch[3]);
+    const T* old_value = load_kept(p_.old_values, first, count, keep, T(0), scratch[4]);
+    const T* target = load_kept(p_.returns, first, count, keep, T(0), scratch[5]);
+    const T* entropy = load_kept(p_.entropy, first, count, keep, T(0), scratch[6]);
+    const T* weight = p_.prio_weights.data == nullptr
+                          ? ones_.at
+                          : load_kept(p_.prio_weights, first, count, keep, T(1), scratch[7]);
+    policy_terms(count, new_log_prob, old_log_prob, advantage, weight, keep, share, out, gradient[0].at);
+    const T clip = static_cast<T>(p_.vf_clip_coef);
+    const T value_share = static_cast<T>(p_.vf_coef) * share, entropy_share = static_cast<T>(-p_.ent_coef) * share;
+    for (int64_t i = 0; i < count; ++i) {
+      const ValueTerm<T> term = value_term(value[i], old_value[i], target[i], clip);
+      const T residual = target[i] - old_value[i];
+      out[1].at[i] = term.loss;
+      out[8].at[i] = target[i] * target[i];
+      out[9].at[i] = residual;
+      out[10].at[i] = residual * residual;
+      gradient[1].at[i] = term.gradient * value_share;
+      gradient[2].at[i] = entropy_share * keep[i];
+    }
+    for (int64_t k = 0; k < kPpoSums; ++k)
+      add(k, k == 2 ? entropy : k == 6 ? new_log_prob : k == 7 ? target : out[k].at, count);
+    for (int64_t k = 0; k < 3 && p_.gradients[k].data != nullptr; ++k) {
+      store_flat(p_.gradients[k], p_.columns, first, count, gradient[k].at);
+    }
+  }
+
+  void policy_terms(int64_t count, const T* __restrict new_log_prob, const T* __restrict old_log_prob,
+                    const T* __restrict advantage, const T* __restrict weight, const T* __restrict keep, T share,
+                    Run<T>* __restrict out, T* __restrict gradient) {
+    const T clip = static_cast<T>(p_.clip_coef), mean = mean_, scale = scale_;
+    for (int64_t i = 0; i < count; ++i) {
+      const T log_ratio = new_log_prob[i] - old_log_prob[i];
+      const T scaled = weight[i] * ((advantage[i] - mean) / scale);
+      const PolicyTerm<T> term = policy_term(log_ratio, scaled, clip);
+      out[0].at[i] = term.loss;
+      out[3].at[i] = term.ratio - T(1) - log_ratio;
+      out[4].at[i] = term.clipped;
+      out[5].at[i] = term.ratio * keep[i];
+      gradient[i] = term.gradient * share;
+    }
+  }
+
+  const PpoLossParams& p_;
+  const int64_t samples_, blocks_;
+  double count_ = 0;
+  T mean_ = 0, scale_ = 1;  // (A - 0) / 1 is A
+  double sums_[kPpoSums] = {};
+  OneRun<T> ones_;
+};
+
+}  // namespace
+
+void ppo_loss(const PpoLossParams& p) {
+  if (p.new_log_prob.dtype == DType::f64) {
+    Pass<double>(p).run();
+  } else {
+    Pass<float>(p).run();
+  }
+}
+
+}  // namespace HL_ISA_NAMESPACE
+}  // namespace hotloop

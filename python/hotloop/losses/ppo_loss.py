@@ -1,0 +1,136 @@
+"""PPO's policy and value loss as one loss, computed by one native op."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from hotloop import ops
+from hotloop.losses import formulas, ranks
+from hotloop.losses.base import ExperienceSpec, LossConfig, valid_mask
+from hotloop.losses.ppo_actor import PPOActor, PPOActorConfig
+from hotloop.losses.ppo_critic import PPOCritic, PPOCriticConfig
+
+if TYPE_CHECKING:
+    from hotloop.context import ComponentContext
+
+_MEANS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "importance", "current_logprobs")
+
+
+class PPOLossConfig(PPOActorConfig, PPOCriticConfig):
+    """Settings of `PPOLoss`: those of `PPOActor` and `PPOCritic` together."""
+
+
+class PPOLoss(PPOCritic):
+    """`PPOCritic` and `PPOActor` in one: the same rollout, the same loss to rounding, the same statistics.
+
+    Loss, statistics and gradients come from `hotloop.ops.ppo_loss`, where the tensors are plain float32 or
+    float64 ones on the CPU; elsewhere the two losses are added up. It reads what the two read, but for
+    ``importance_sampling_ratio``: it makes the ratio from the log probabilities, as the loop does. Where
+    `target_kl` stops the phase nothing is written back to the buffer for the minibatch that is left out.
+    """
+
+    config_type: ClassVar[type[LossConfig]] = PPOLossConfig
+    cfg: PPOLossConfig
+
+    def __init__(self, policy: Any, cfg: PPOLossConfig | None = None, **options: Any) -> None:
+        super().__init__(policy, cfg, **options)
+        self._actor = PPOActor(policy, self.cfg, **options)
+        self._actor.loss_tracker = self.loss_tracker
+
+    def get_experience_spec(self) -> ExperienceSpec:
+        """What a stored step holds besides the policy's own entries, one number each."""
+        return {**super().get_experience_spec(), **self._actor.get_experience_spec()}
+
+    def policy_output_keys(self, policy_td: TensorDictBase | None = None) -> set[str]:
+        """Differentiates the values, log probabilities and entropies."""
+        return super().policy_output_keys(policy_td) | self._actor.policy_output_keys(policy_td)
+
+    def run_train(
+        self, shared_loss_data: TensorDictBase, context: ComponentContext, mb_idx: int
+    ) -> tuple[Tensor, TensorDictBase, bool]:
+        """Policy loss, value loss and entropy bonus of one minibatch, summed with their coefficients; asks to
+        stop when the KL target was exceeded before it."""
+        self._actor.cfg = self.cfg  # schedules may have put another object in its place
+        if self._actor.past_target():
+            return self._zero(), shared_loss_data, True
+        minibatch = self._require(shared_loss_data, "sampled_mb", "shared")
+        policy_td = self._require(shared_loss_data, "policy_td", "shared")
+        old_log_prob = self._require(minibatch, "act_log_prob", "sampled_mb")
+        old_values = self._require(minibatch, "values", "sampled_mb")
+        advantages = self._require(shared_loss_data, "advantages", "shared")
+        new = [self._require(policy_td, key, "policy_td") for key in ("act_log_prob", "values", "entropy")]
+        if not _native(old_log_prob, old_values, advantages, new):
+            value_loss, shared_loss_data, _ = super().run_train(shared_loss_data, context, mb_idx)
+            loss, shared_loss_data, stop = self._actor.run_train(shared_loss_data, context, mb_idx)
+            return value_loss + loss, shared_loss_data, stop
+        for key, x in zip(("act_log_prob", "values", "entropy"), new, strict=True):
+            if x.numel() != old_values.numel():
+                raise ValueError(
+                    f"{type(self).__name__}.train: policy_td[{key!r}] must have as many entries as "
+                    f"sampled_mb['values'] {list(old_values.shape)}, got {list(x.shape)}"
+                )
+        # Before anything is written back: these are the values that the advantages were computed from.
+        self._track_explained_variance(shared_loss_data)
+        log_prob, values, entropy = (x.reshape(old_values.shape) for x in new)
+        returns = advantages + old_values
+        minibatch["returns"] = returns
+        loss = self._fused(
+            shared_loss_data, (log_prob, values, entropy), old_log_prob, old_values, returns, minibatch
+        )
+        self._write_back(shared_loss_data, values)
+        return loss, shared_loss_data, False
+
+    def _fused(
+        self,
+        shared: TensorDictBase,
+        new: tuple[Tensor, Tensor, Tensor],
+        old_log_prob: Tensor,
+        old_values: Tensor,
+        returns: Tensor,
+        minibatch: TensorDictBase,
+    ) -> Tensor:
+        cfg, valid = self.cfg, valid_mask(minibatch)
+        advantages = shared.get("advantages_pg", None)
+        if advantages is None:
+            advantages = shared["advantages"]
+        advantages = advantages.detach()
+        alone = not ranks.several_ranks()
+        if cfg.norm_adv and not alone:
+            advantages = formulas.normalize_advantages(advantages, valid)
+        weights = shared.get("prio_weights", None)
+        loss, statistics = ops.ppo_loss(
+            new[0],
+            old_log_prob,
+            advantages,
+            new[1],
+            old_values,
+            returns,
+            new[2],
+            prio_weights=None if weights is None else weights.expand(returns.shape),
+            valid=valid,
+            clip_coef=cfg.clip_coef,
+            vf_clip_coef=cfg.vf_clip_coef if cfg.clip_vloss else None,
+            vf_coef=cfg.vf_coef,
+            ent_coef=cfg.ent_coef,
+            normalize_advantage=cfg.norm_adv and alone,
+        )
+        named = dict(zip(_MEANS, statistics[:7].unbind(), strict=True))
+        named["value_loss"] = cfg.vf_coef * named["value_loss"]
+        self.loss_tracker.add(named, statistics[7])
+        return loss
+
+
+def _native(old_log_prob: Tensor, old_values: Tensor, advantages: Tensor, new: list[Tensor]) -> bool:
+    """Whether the op takes these tensors and differentiates all that has a gradient."""
+    return (
+        all(
+            type(x) is Tensor and x.device.type == "cpu" for x in (old_log_prob, old_values, advantages, *new)
+        )
+        and new[0].dtype in (torch.float32, torch.float64)
+        and new[0].dtype == new[1].dtype == new[2].dtype
+        and not any(x.requires_grad for x in (old_log_prob, old_values, advantages))
+    )
