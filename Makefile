@@ -16,7 +16,8 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench lint format isa-check sanitize wheel-check peers environments clean distclean
+.PHONY: help train test bench bench-tests instructions lint format isa-check sanitize wheel-check peers \
+  environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -24,6 +25,8 @@ help:
 	@echo "make train        set up, then train CartPole-v1 to a mean return of 475  (ARGS=...)"
 	@echo "make test         set up, then run the tests                              (PYTEST_ARGS=...)"
 	@echo "make bench        set up, then run the benchmarks, under 5 minutes        (BENCH_ARGS=...)"
+	@echo "make bench-tests  the same op by op under pytest-benchmark                (PYTEST_ARGS=...)"
+	@echo "make instructions count the instructions of a fixed set of calls and compare (needs valgrind)"
 	@echo "make lint         ruff, mypy --strict, clang-format; make format repairs what can be repaired"
 	@echo "make isa-check    no AVX code can leak into the path for older processors"
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
@@ -39,7 +42,14 @@ test: $(VENV)/.extra-test $(VENV)/.native
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.extra-bench $(VENV)/.native
-	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+	@mkdir -p benchmarks/results
+	$(BIN)/hotloop bench --json benchmarks/results/bench.json --html benchmarks/results/bench.html $(BENCH_ARGS)
+
+bench-tests: $(VENV)/.extra-bench $(VENV)/.native
+	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+
+instructions: $(VENV)/.base $(VENV)/.native
+	$(BIN)/python tools/compare_instructions.py compare
 
 lint: $(VENV)/.extra-dev $(VENV)/.native
 	$(BIN)/ruff check .
@@ -61,8 +71,10 @@ sanitize: $(VENV)/.extra-test
 wheel-check: $(VENV)/.extra-test
 	$(BIN)/python tools/check_wheel.py
 
-# pufferlib-core pins another torch, so it is no extra; its compiled op is all that is compared with.
-peers: $(VENV)/.extra-test $(VENV)/.extra-peers $(VENV)/.native
+# Without their dependencies, see requirements/peers.txt. Of pufferlib-core, which pins another torch, the compiled
+# op alone is compared with.
+peers: $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.native
+	$(PIP) --no-deps -r requirements/peers.txt
 	PUFFERLIB_DISABLE_CUDA=1 $(PIP) --no-deps --no-build-isolation --no-binary pufferlib-core pufferlib-core==3.0.23
 	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 

@@ -39,7 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "trainer": KERNEL | {"freed_memory", "experience", "loop", "losses", "policies", "envs", "__init__"},
     "cli": {"trainer"},
     "doctor": {"_core", "ops", "__init__"},
-    "__main__": {"cli", "doctor", "__init__"},
+    "bench": KERNEL | {"_core", "experience", "__init__"},
+    "__main__": {"cli", "doctor", "bench", "__init__"},
 }
 # Parts that need the extra `train`; everything else imports with the four required packages alone.
 NEEDS_EXTRAS = ("hotloop.trainer", "hotloop.cli", "hotloop.envs.gymnasium", "hotloop.envs.envpool")
@@ -196,6 +197,14 @@ def loaded_by(*modules: str) -> set[str]:
 
 def test_importing_hotloop_loads_no_optional_package() -> None:
     assert loaded_by("hotloop") <= {"hotloop"}
+
+
+def test_importing_hotloop_loads_no_benchmark() -> None:
+    code = "import sys, hotloop, hotloop.ops, hotloop.loop; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.split())
+    assert "hotloop.ops.gae" in loaded
+    assert not {name for name in loaded if name.startswith("hotloop.bench")}
 
 
 def test_nothing_but_the_trainer_and_the_adapters_needs_an_extra() -> None:

@@ -1,4 +1,4 @@
-"""The command ``hotloop``: ``hotloop train``, ``hotloop doctor``; also ``python -m hotloop``."""
+"""The command ``hotloop``: ``train``, ``bench`` and ``doctor``; also ``python -m hotloop``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ usage: hotloop COMMAND [ARGUMENTS]
 
 commands:
   train     train a policy on a Gymnasium environment (hotloop train --help lists the settings)
+  bench     measure the ops beside a copy of their bytes and beside other systems (hotloop bench --help)
   doctor    say what this installation can do, and why not
 
 options:
@@ -22,6 +23,8 @@ options:
 
 # Modules that `hotloop train` imports and that only the extra `train` installs.
 _TRAIN_MODULES = ("gymnasium", "matplotlib", "rich", "tensorboard", "tyro", "yaml")
+# And what `hotloop bench` needs of the extra `bench`; it prints plain text where rich is missing.
+_BENCH_MODULES = ("tyro",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,12 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _doctor(rest)
     if command == "train":
         return _train(rest)
+    if command == "bench":
+        return _bench(rest)
     return _refuse(f"there is no command {command!r}")
 
 
 def missing_train_modules() -> list[str]:
     """The modules of the extra ``train`` that are not installed."""
-    return [name for name in _TRAIN_MODULES if importlib.util.find_spec(name) is None]
+    return _missing(_TRAIN_MODULES)
+
+
+def _missing(modules: Sequence[str]) -> list[str]:
+    return [name for name in modules if importlib.util.find_spec(name) is None]
 
 
 def _doctor(rest: list[str]) -> int:
@@ -78,6 +87,20 @@ def _train(rest: list[str]) -> int:
     from hotloop import cli
 
     return cli.train(rest)
+
+
+def _bench(rest: list[str]) -> int:
+    missing = _missing(_BENCH_MODULES)
+    if missing:
+        print(
+            f"hotloop bench: not installed: {', '.join(missing)}\n"
+            "Install what the benchmarks need with: pip install 'hotloop[bench]'",
+            file=sys.stderr,
+        )
+        return 2
+    from hotloop.bench import command
+
+    return command.bench(rest)
 
 
 def _refuse(message: str) -> int:
