@@ -19,10 +19,13 @@ struct DepartureArgs {
   int64_t rows = 0;
   int64_t horizon = 0;
   Matrix rewards;                              // [N, T]
-  Matrix values;                               // [N, T] or absent: zeros
+  Matrix values;                               // [N, T] or absent: zeros; what a step bootstraps from
+  Matrix baseline;                             // [N, T] or absent: zeros; what a step's error is taken from
   Matrix terminated;                           // [N, T]
-  Matrix truncated, truncation_values, valid;  // [N, T] or absent
+  Matrix truncated, truncation_values, valid;  // [N, T] or absent; the first two together
+  Matrix importance;                           // [N, T] or absent
   Matrix last_values;                          // [N] or absent: zeros
+  DType dtype = DType::f32;                    // of the results
   DiscountArgs discounts;
 };
 

@@ -136,6 +136,7 @@ static inline void scan_lane_block_forwards(const Estimator& estimator, int64_t 
 template <bool kCut, class T, class Estimator>
 static inline void scan_from_last(const Estimator& estimator, int64_t rows, int64_t horizon, bool lanes,
                                   int64_t bytes) {
+  if (horizon == 0) return;  // a last step is taken for granted below
   const int64_t width = lanes ? kLanes : kRows;
   parallel_blocks((rows + width - 1) / width, bytes, [&](int64_t block) {
     const int64_t row0 = block * width;
@@ -151,6 +152,7 @@ static inline void scan_from_last(const Estimator& estimator, int64_t rows, int6
 template <bool kCut, class T, class Estimator>
 static inline void scan_from_first(const Estimator& estimator, int64_t rows, int64_t horizon, bool lanes,
                                    int64_t bytes) {
+  if (horizon == 0) return;  // a last step is taken for granted below
   const int64_t width = lanes ? kLanes : kRows;
   parallel_blocks((rows + width - 1) / width, bytes, [&](int64_t block) {
     const int64_t row0 = block * width;

@@ -1,0 +1,69 @@
+// Reads and checks the tensors of an estimator: matrices of one shape, columns of one entry a row, outputs that
+// overlap neither an input nor each other.
+#pragma once
+#include <Python.h>
+
+#include "../core/estimator_args.h"
+#include "tensor_arg.h"
+
+namespace hotloop {
+
+enum class Kind { real, flag };
+
+class EstimatorInputs {
+ public:
+  // `letter` names the rows in messages: [N, T] or [S, T].
+  EstimatorInputs(const char* op, bool time_major = false, const char* layout = nullptr);
+
+  // The first matrix read gives the shape. An absent one (None) gives a Matrix without data.
+  Matrix matrix(const char* arg, PyObject* object, Kind kind);
+  Matrix optional_matrix(const char* arg, PyObject* object, Kind kind) {
+    return object != Py_None ? matrix(arg, object, kind) : Matrix{};
+  }
+  Matrix column(const char* arg, PyObject* object, Kind kind);
+  Matrix optional_column(const char* arg, PyObject* object, Kind kind) {
+    return object != Py_None ? column(arg, object, kind) : Matrix{};
+  }
+  // gamma or lambda: a number in [0, 1], or a tensor [N] of such.
+  void discount(const char* arg, PyObject* object, double* scalar, Matrix* column);
+
+  Matrix output(const char* arg, PyObject* object, DType dtype);
+  Matrix output_column(const char* arg, PyObject* object, DType dtype);
+  // Marks what was declared as an output as written. Call after the last check.
+  void mark_outputs() const;
+
+  int64_t rows() const { return rows_; }
+  int64_t horizon() const { return horizon_; }
+  int64_t bytes(int64_t arrays) const { return arrays * rows_ * horizon_ * itemsize(dtype_); }
+  DType dtype() const { return dtype_; }  // of the first matrix
+  const char* op() const { return op_; }
+
+ private:
+  static constexpr int kMax = 20;
+  View& add(const char* arg, PyObject* object);
+  void expect_matrix(const char* arg, const View& view);
+  void expect_kind(const char* arg, const View& view, Kind kind) const;
+  void add_output(const char* arg, PyObject* object, DType dtype);
+
+  const char* op_;
+  bool time_major_;
+  const char* layout_;
+  const char* column_layout_;
+  int64_t rows_ = -1, horizon_ = -1;
+  DType dtype_ = DType::f32;
+  int count_ = 0, outputs_ = 0;
+  View views_[kMax];
+  const char* names_[kMax];
+  PyObject* written_[kMax];
+};
+
+// args: rewards, terminated, truncated, last_values, truncation_values, valid as departure-indexed ops take them;
+// `values` is read first where it gives the shape and the dtype, and may be null.
+struct DepartureObjects {
+  PyObject *rewards, *values, *terminated, *truncated, *last_values, *truncation_values, *valid;
+};
+DepartureArgs read_departure(EstimatorInputs& in, const DepartureObjects& objects);
+// ValueError where truncated has true entries and no truncation_values are given; else forgets such a truncated.
+void expect_truncation_values(const char* op, DepartureArgs& args);
+
+}  // namespace hotloop
