@@ -23,7 +23,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-SIMD_KERNELS = ("puff_advantage", "gae", "row_priorities", "sampling_kernels")
+SIMD_KERNELS = (
+    "delta_lambda", "gae", "puff_advantage", "retrace", "reverse_scan", "row_priorities", "sampling_kernels",
+    "td_lambda", "vtrace",
+)  # fmt: skip
 X86_ISAS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],

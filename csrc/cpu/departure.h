@@ -5,15 +5,11 @@
 #include "../core/estimator_args.h"
 #include "../core/recurrence.h"
 #include "discounts.h"
+#include "runs.h"
 #include "scan_engine.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
-
-// What an absent input is read as; as long as the longest run, a flat one.
-// constexpr: an initialiser that runs when the module is loaded would use this file's instruction set.
-template <class T>
-alignas(64) static constexpr T kZeros[kRows * kChunk] = {};
 
 // One run of every input. Flags are T, or bytes where all of them lie in memory as bytes without gaps; absent ones
 // and what belongs to them are not read.
@@ -38,6 +34,9 @@ struct Steps {
   bool ends(int64_t i) const {
     return kTruncated ? (terminated[i] != Flag(0)) | (truncated[i] != Flag(0)) : terminated[i] != Flag(0);
   }
+  bool is_cut_short(int64_t i) const {
+    return kTruncated ? (truncated[i] != Flag(0)) & (terminated[i] == Flag(0)) : false;
+  }
   T bootstrap(int64_t i) const {
     T following = next[i];
     if (kTruncated) {
@@ -47,6 +46,10 @@ struct Steps {
     return terminated[i] != Flag(0) ? T(0) : following;
   }
 };
+
+static inline bool same_view(const Matrix& a, const Matrix& b) {
+  return a.data == b.data && a.dtype == b.dtype && a.row_stride == b.row_stride && a.time_stride == b.time_stride;
+}
 
 template <class T>
 struct DepartureReader {
@@ -80,30 +83,9 @@ struct DepartureReader {
   }
 
   template <bool kTime>
-  static const T* matrix(const Matrix& m, int64_t row, int64_t t, int64_t count, T* scratch) {
-    if (m.data == nullptr) return kZeros<T>;
-    return kTime ? load_along_time(m, row, t, count, scratch) : load_along_rows(m, row, t, count, scratch);
-  }
-
-  template <bool kTime>
   const void* flag(const Matrix& m, int64_t row, int64_t t, int64_t count, T* scratch) const {
     if (bytes && m.data != nullptr) return m.data + row * m.row_stride + t * m.time_stride;
-    return matrix<kTime>(m, row, t, count, scratch);
-  }
-
-  // What `m` holds one step later; `last` after the last step.
-  template <bool kTime>
-  const T* later(const Matrix& m, const Matrix& last, int64_t row, int64_t t, int64_t count, T* scratch) const {
-    if (!kTime) {
-      return t + 1 == d.horizon ? matrix<false>(last, row, 0, count, scratch)
-                                : matrix<false>(m, row, t + 1, count, scratch);
-    }
-    if (t + count < d.horizon) return matrix<true>(m, row, t + 1, count, scratch);
-    const T* inner = count > 1 ? matrix<true>(m, row, t + 1, count - 1, scratch) : scratch;
-    if (inner != scratch) std::memcpy(scratch, inner, static_cast<size_t>(count - 1) * sizeof(T));
-    T value;
-    scratch[count - 1] = *matrix<false>(last, row, 0, 1, &value);
-    return scratch;
+    return load_or_zeros<kTime>(m, row, t, count, scratch);
   }
 
   // Uses the scratch runs [0, 9).
@@ -113,13 +95,14 @@ struct DepartureReader {
     run.terminated = flag<kTime>(d.terminated, row, t, count, s.run[0]);
     run.truncated = flag<kTime>(d.truncated, row, t, count, s.run[1]);
     run.valid = flag<kTime>(d.valid, row, t, count, s.run[2]);
-    run.reward = matrix<kTime>(d.rewards, row, t, count, s.run[3]);
-    run.value = matrix<kTime>(d.values, row, t, count, s.run[4]);
-    run.next = later<kTime>(d.values, d.last_values, row, t, count, s.run[5]);
-    run.baseline = d.baseline.data == d.values.data ? run.value : matrix<kTime>(d.baseline, row, t, count, s.run[6]);
-    run.truncation_value = matrix<kTime>(d.truncation_values, row, t, count, s.run[7]);
-    run.ratio = ratio_shift != 0 ? later<kTime>(d.importance, Matrix{}, row, t, count, s.run[8])
-                                 : matrix<kTime>(d.importance, row, t, count, s.run[8]);
+    run.reward = load_or_zeros<kTime>(d.rewards, row, t, count, s.run[3]);
+    run.value = load_or_zeros<kTime>(d.values, row, t, count, s.run[4]);
+    run.next = load_later<kTime>(d.values, d.last_values, d.horizon, row, t, count, s.run[5]);
+    run.baseline = same_view(d.baseline, d.values) ? run.value
+                                                   : load_or_zeros<kTime>(d.baseline, row, t, count, s.run[6]);
+    run.truncation_value = load_or_zeros<kTime>(d.truncation_values, row, t, count, s.run[7]);
+    run.ratio = ratio_shift != 0 ? load_later<kTime>(d.importance, Matrix{}, d.horizon, row, t, count, s.run[8])
+                                 : load_or_zeros<kTime>(d.importance, row, t, count, s.run[8]);
     return run;
   }
 
@@ -151,7 +134,7 @@ struct DepartureReader {
     };
     for (const void** flags : {&run.terminated, &run.truncated, &run.valid}) *flags = flag_at(*flags);
     for (const T** each : {&run.reward, &run.value, &run.baseline, &run.truncation_value}) *each += i;
-    run.next = matrix<false>(d.last_values, row, 0, 1, scratch);
+    run.next = load_or_zeros<false>(d.last_values, row, 0, 1, scratch);
     run.ratio = ratio_shift != 0 ? kZeros<T> : run.ratio + i;
     return run;
   }
@@ -172,29 +155,6 @@ struct DepartureReader {
     with_flags<T>(run, body);
   }
 };
-
-// Where neighbouring elements of `m` can be written directly, the place; else null.
-template <bool kTime, class T>
-static inline T* direct(const Matrix& m, int64_t row, int64_t t) {
-  if (m.dtype != DTypeOf<T>::value || (kTime ? m.time_stride : m.row_stride) != 1) return nullptr;
-  return row_of<T>(m, row) + t * m.time_stride;
-}
-
-template <bool kTime, class T>
-static inline void store_run_at(const Matrix& m, int64_t row, int64_t t, int64_t count, const T* in) {
-  if (kTime) {
-    store_along_time(m, row, t, count, in);
-  } else {
-    store_along_rows(m, row, t, count, in);
-  }
-}
-
-// The value of a row (or of neighbouring rows) one step before or after a run, kept between chunks:
-// one slot a row in both layouts.
-template <bool kTime, class T>
-static inline T* carried_of(Scratch<T>& s, int64_t row) {
-  return kTime ? s.carried + row % kRows : s.carried;
-}
 
 }  // namespace HL_ISA_NAMESPACE
 }  // namespace hotloop

@@ -88,7 +88,7 @@ struct DepartureEstimator {
   void emit(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>& s) const {
     if (result.data != nullptr) store_run_at<kTime>(result, row, t, count, y);
     if (target.data == nullptr) return;
-    const T* baseline = DepartureReader<T>::template matrix<kTime>(d.baseline, row, t, count, s.run[0]);
+    const T* baseline = load_or_zeros<kTime>(d.baseline, row, t, count, s.run[0]);
     T* place = direct<kTime, T>(target, row, t);
     add(count, y, baseline, place != nullptr ? place : s.run[1]);
     if (place == nullptr) store_run_at<kTime>(target, row, t, count, s.run[1]);

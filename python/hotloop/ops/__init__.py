@@ -3,11 +3,15 @@
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
 
+from hotloop.ops.delta_lambda import delta_lambda
+from hotloop.ops.discounted_return import discounted_return
 from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
 from hotloop.ops.gather_plan import GatherPlan
 from hotloop.ops.last_actions import LastActions
 from hotloop.ops.puff_advantage import puff_advantage
+from hotloop.ops.retrace import retrace
+from hotloop.ops.reverse_scan import reverse_scan
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.row_priorities import row_priorities
 from hotloop.ops.sample_segments import sample_segments
@@ -15,6 +19,8 @@ from hotloop.ops.scatter import scatter_
 from hotloop.ops.stage_plan import StagePlan
 from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
+from hotloop.ops.td_lambda import td_lambda
+from hotloop.ops.vtrace import vtrace
 
 __all__ = [
     "GatherPlan",
@@ -22,11 +28,17 @@ __all__ = [
     "RowCursors",
     "StagePlan",
     "StorePlan",
+    "delta_lambda",
+    "discounted_return",
     "gae",
     "gather",
     "puff_advantage",
+    "retrace",
+    "reverse_scan",
     "row_priorities",
     "sample_segments",
     "scatter_",
     "store_",
+    "td_lambda",
+    "vtrace",
 ]

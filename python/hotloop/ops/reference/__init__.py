@@ -11,6 +11,7 @@ float16 are widened to float32, and the result is rounded once.
 
 from __future__ import annotations
 
+from hotloop.ops.reference.departure import discounted_return, retrace, td_lambda, vtrace
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.movement import LastActions, RowCursors, gather, scatter_, store_
 from hotloop.ops.reference.sampling import (
@@ -26,6 +27,7 @@ from hotloop.ops.reference.sampling import (
     random_bits64,
     sample_segments,
 )
+from hotloop.ops.reference.scans import delta_lambda, reverse_scan
 
 __all__ = [
     "PRIORITY_FLOOR",
@@ -36,6 +38,8 @@ __all__ = [
     "STREAM_REPLACEMENT",
     "LastActions",
     "RowCursors",
+    "delta_lambda",
+    "discounted_return",
     "gae",
     "gather",
     "inclusion_probabilities",
@@ -43,8 +47,12 @@ __all__ = [
     "philox4x32",
     "puff_advantage",
     "random_bits64",
+    "retrace",
+    "reverse_scan",
     "row_priorities",
     "sample_segments",
     "scatter_",
     "store_",
+    "td_lambda",
+    "vtrace",
 ]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def _arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which an estimator computes: half-precision tensors are widened and rounded once."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from hotloop.ops.reference.scans import arithmetic, cut, per_row
 
 
 def puff_advantage(
@@ -16,8 +13,8 @@ def puff_advantage(
     rewards: Tensor,
     dones: Tensor,
     importance: Tensor,
-    gamma: float,
-    gae_lambda: float,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
     rho_clip: float = 1.0,
     c_clip: float = 1.0,
     *,
@@ -28,15 +25,15 @@ def puff_advantage(
 ) -> Tensor:
     """Arrival-indexed V-trace-clipped GAE on `[S, T]`; see `hotloop.ops.puff_advantage`."""
     segments, horizon = values.shape
-    result_dtype, dtype = values.dtype, _arithmetic(values.dtype)
+    result_dtype, dtype = values.dtype, arithmetic(values.dtype)
     values, rewards, importance, dones = (
         values.to(dtype),
         rewards.to(dtype),
         importance.to(dtype),
         dones.to(dtype),
     )
-    gamma_t = torch.tensor(gamma, dtype=dtype)
-    decay = gamma_t * torch.tensor(gae_lambda, dtype=dtype)
+    gamma_t = per_row(gamma, segments, dtype)
+    decay = gamma_t * per_row(gae_lambda, segments, dtype)
     advantages = torch.zeros(segments, horizon, dtype=dtype)
     trace = torch.zeros(segments, dtype=dtype)
     for t in reversed(range(horizon)):
@@ -69,8 +66,8 @@ def gae(
     last_values: Tensor,
     truncation_values: Tensor | None = None,
     valid: Tensor | None = None,
-    gamma: float,
-    gae_lambda: float,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
     time_major: bool = False,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -82,11 +79,11 @@ def gae(
         valid = None if valid is None else valid.T
     if truncated is not None and truncation_values is None and truncated.any():
         raise ValueError("gae: truncation_values must be given when truncated has true entries, got None")
-    result_dtype, dtype = values.dtype, _arithmetic(values.dtype)
+    result_dtype, dtype = values.dtype, arithmetic(values.dtype)
     values = values.to(dtype)
     rows, horizon = values.shape
-    gamma_t = torch.tensor(gamma, dtype=dtype)
-    decay = gamma_t * torch.tensor(gae_lambda, dtype=dtype)
+    gamma_t = per_row(gamma, rows, dtype)
+    decay = gamma_t * per_row(gae_lambda, rows, dtype)
     advantages, returns = torch.zeros(rows, horizon, dtype=dtype), torch.zeros(rows, horizon, dtype=dtype)
     for n in range(rows):
         trace = torch.zeros((), dtype=dtype)
@@ -102,8 +99,8 @@ def gae(
                 next_value = truncation_values[n, t].to(dtype)
             else:
                 next_value = values[n, t + 1] if t + 1 < horizon else last_values[n].to(dtype)
-            delta = rewards[n, t].to(dtype) + gamma_t * next_value - values[n, t]
-            trace = delta if ends else delta + decay * trace
+            delta = rewards[n, t].to(dtype) + gamma_t[n] * next_value - values[n, t]
+            trace = delta if ends else delta + cut(decay[n], trace)
             advantages[n, t] = trace
             returns[n, t] = trace + values[n, t]
     if time_major:
@@ -116,7 +113,7 @@ def gae(
 
 def row_priorities(advantages: Tensor, alpha: float = 1.0, *, out: Tensor | None = None) -> Tensor:
     """`(sum_t |A[i, t]|) ** alpha` per row; a row whose sum or power is not finite counts as 0."""
-    total = advantages.to(_arithmetic(advantages.dtype)).abs().sum(dim=1)
+    total = advantages.to(arithmetic(advantages.dtype)).abs().sum(dim=1)
     powered = torch.where(total.isfinite(), total**alpha, torch.zeros_like(total))
     priorities = torch.nan_to_num(powered.to(advantages.dtype), 0.0, 0.0, 0.0)
     return priorities if out is None else out.copy_(priorities)
