@@ -146,6 +146,17 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     read, last = torch.zeros(2, 1), ops.LastActions(4, dtype=torch.float32)
     law: dict[str, Any] = {"law": "sequential", "seed": 0, "epoch": 0, "minibatch": 0}
     advantages = torch.zeros(4, 6)
+    kin: dict[str, Any] = {"last_values": x[:, 0], "gamma": 0.9}
+    scan, deltas, targets, sums, q = (torch.zeros(4, 6) for _ in range(5))
+    estimators: dict[str, tuple[Tensor, object]] = {
+        "reverse_scan": (scan, lambda: ops.reverse_scan(x, x, out=scan)),
+        "delta_lambda": (deltas, lambda: ops.delta_lambda(x, x, x, 0.9, 0.9, out=deltas)),
+        "td_lambda": (targets, lambda: ops.td_lambda(x, x, x, **kin, gae_lambda=0.9, out=targets)),
+        "discounted_return": (sums, lambda: ops.discounted_return(x, x, **kin, out=sums)),
+        "vtrace[0]": (pair[0], lambda: ops.vtrace(x, x, x, importance=x, **kin, out=pair)),
+        "vtrace[1]": (pair[1], lambda: ops.vtrace(x, x, x, importance=x, **kin, out=pair)),
+        "retrace": (q, lambda: ops.retrace(x, x, x, x, importance=x, **kin, out=q)),
+    }
     return {
         "puff_advantage": (advantages, lambda: ops.puff_advantage(**arguments(out=advantages))),
         "gae[0]": (
@@ -156,6 +167,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
             pair[1],
             lambda: ops.gae(x, x, x, last_values=x[:, 0], gamma=0.9, gae_lambda=0.9, out=pair),
         ),
+        **estimators,
         "row_priorities": (priorities, lambda: ops.row_priorities(x, out=priorities)),
         "sample_segments[0]": (drawn[0], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),
         "sample_segments[1]": (drawn[1], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),

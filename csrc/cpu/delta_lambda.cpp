@@ -158,6 +158,11 @@ void run(const DeltaLambdaParams& p) {
 
 template <class T>
 void run_backward(const DeltaLambdaBackwardParams& p) {
+  if (p.horizon == 0) {
+    store_zeros(p.grad_next_values, p.segments);
+    store_zeros(p.grad_next_rewards, p.segments);
+    return;
+  }
   const int64_t bytes = p.segments * p.horizon * 4 * static_cast<int64_t>(sizeof(T));
   const bool lanes = rows_are_lanes(p.grad_values);
   scan_from_first<true, T>(DeltaLambdaBackward<T>{p}, p.segments, p.horizon, lanes, bytes);

@@ -50,6 +50,13 @@ static inline void store_run_at(const Matrix& m, int64_t row, int64_t t, int64_t
   }
 }
 
+// For the gradients of what follows the last step, where there is no step.
+static inline void store_zeros(const Matrix& column, int64_t rows) {
+  for (int64_t row = 0; row < rows; row += kLanes) {
+    store_along_rows(column, row, 0, rows - row < kLanes ? rows - row : kLanes, kZeros<float>);
+  }
+}
+
 // Where neighbouring elements of `m` can be written directly, the place; else null.
 template <bool kTime, class T>
 static inline T* direct(const Matrix& m, int64_t row, int64_t t) {

@@ -92,6 +92,7 @@ struct TdLambdaBackward {
 
 template <class T>
 void run_backward(const TdLambdaBackwardParams& p) {
+  if (p.in.horizon == 0) return store_zeros(p.grad_last_values, p.in.rows);
   const bool lanes = rows_are_lanes(p.grad_values);
   const TdLambdaBackward<T> estimator{p, DepartureReader<T>(p.in, lanes, 0)};
   const int64_t bytes = p.in.rows * p.in.horizon * 5 * static_cast<int64_t>(sizeof(T));

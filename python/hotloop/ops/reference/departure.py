@@ -73,7 +73,7 @@ class Rows:
             a, b, idle = step(s)
             y = torch.where(s.valid, b + cut(a, y), idle)
             columns.append(y)
-        return torch.stack(columns[::-1], dim=1) if columns else torch.zeros_like(self.rewards)
+        return torch.stack(columns[::-1], dim=1) if columns else self.rewards.clone()
 
     def step(self, t: int) -> Step:
         last = t + 1 == self.horizon

@@ -37,7 +37,7 @@ def reverse_scan(
     for t in reversed(range(b.shape[dim])):
         y = b.select(dim, t).to(dtype) + a.select(dim, t).to(dtype) * y
         columns.append(y)
-    result = torch.stack(columns[::-1], dim=dim).to(b.dtype) if columns else torch.zeros_like(b)
+    result = torch.stack(columns[::-1], dim=dim).to(b.dtype) if columns else b.clone()
     return result if out is None else out.copy_(result)
 
 
@@ -77,5 +77,5 @@ def delta_lambda(
         else:
             trace = torch.where(valid[:, t] != 0, delta + cut(decay, trace), 0.0)
         columns.append(trace)
-    result = torch.stack(columns[::-1], dim=1).to(values.dtype) if columns else torch.zeros_like(values)
+    result = torch.stack(columns[::-1], dim=1).to(values.dtype) if columns else values.clone()
     return result if out is None else out.copy_(result)
