@@ -263,7 +263,11 @@ def test_property_any_shape_layout_and_value(
         ),
         ({"rewards": torch.zeros(4, 5).int()}, TypeError, "rewards must be of a floating dtype, got int32"),
         ({"terminated": torch.zeros(4, 5).int()}, TypeError, "terminated must be bool, uint8 or of a float"),
-        ({"last_values": torch.zeros(5)}, ValueError, r"last_values must be \[N\] = \[4\], got float32 \[5\]"),
+        (
+            {"last_values": torch.zeros(5)},
+            ValueError,
+            r"last_values must be \[N\] = \[4\], got float32 \[5\]",
+        ),
         ({"valid": torch.ones(4)}, ValueError, r"valid must be \[N, T\]"),
         ({"gamma": -0.1}, ValueError, r"gamma must be in \[0, 1\]"),
         ({"gamma": "high"}, TypeError, "gamma must be a number, got str"),
@@ -276,7 +280,10 @@ def test_property_any_shape_layout_and_value(
         ),
         ({"time_major": True}, ValueError, r"last_values must be \[N\] = \[5\]"),
         (
-            {"rewards": torch.zeros(4, 5, requires_grad=True), "values": torch.zeros(4, 5, requires_grad=True)},
+            {
+                "rewards": torch.zeros(4, 5, requires_grad=True),
+                "values": torch.zeros(4, 5, requires_grad=True),
+            },
             ValueError,
             "require",
         ),
@@ -301,7 +308,9 @@ def test_out_is_checked(op: Op) -> None:
     def call(first: torch.Tensor) -> None:
         op.call(x, out=(first, torch.zeros(4, 5)) if op.outputs > 1 else first)
 
-    with pytest.raises(ValueError, match=rf"{name.replace('[', '.').replace(']', '.')} must be .N, T. = .4, 5."):
+    with pytest.raises(
+        ValueError, match=rf"{name.replace('[', '.').replace(']', '.')} must be .N, T. = .4, 5."
+    ):
         call(torch.zeros(5, 4))
     with pytest.raises(TypeError, match="must be float32, got float64"):
         call(torch.zeros(4, 5).double())
@@ -311,7 +320,9 @@ def test_out_is_checked(op: Op) -> None:
         call(torch.zeros(4, 1).expand(4, 5))
     if op.outputs > 1:
         both = torch.zeros(4, 5)
-        with pytest.raises(ValueError, match=r"out\[1\] must be memory of its own, got a tensor that overlaps"):
+        with pytest.raises(
+            ValueError, match=r"out\[1\] must be memory of its own, got a tensor that overlaps"
+        ):
             op.call(x, out=(both, both))
 
 

@@ -10,7 +10,16 @@ import torch
 from estimator_support import DISCOUNT, departure, monte_carlo, one_step_target, pick
 from hotloop import ops
 
-NAMES = ("rewards", "q_values", "values", "terminated", "truncated", "last_values", "truncation_values", "valid")
+NAMES = (
+    "rewards",
+    "q_values",
+    "values",
+    "terminated",
+    "truncated",
+    "last_values",
+    "truncation_values",
+    "valid",
+)
 
 
 def inputs(shape: tuple[int, int] = (4, 30)) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_fake_tensors_take_the_dispatcher_and_never_the_kernel() -> None:
         result = ops.puff_advantage(**fakes)
     assert type(result).__name__ == "FakeTensor"
     assert result.shape == (4, 6)
-    positional: list[Any] = [*fakes.values(), 1.0, 1.0, None, None, None, result]
+    positional: list[Any] = [*fakes.values(), 1.0, 1.0, *[None] * 6, result]
     assert _core.puff_advantage(*positional) is NotImplemented
 
 
@@ -315,7 +315,7 @@ def test_other_objects_are_refused(bad: object) -> None:
 
 
 def test_native_functions_check_their_number_of_arguments() -> None:
-    with pytest.raises(TypeError, match="expected 12 positional arguments, got 1"):
+    with pytest.raises(TypeError, match="expected 15 positional arguments, got 1"):
         _core.puff_advantage(torch.zeros(1))  # type: ignore[call-arg]
 
 

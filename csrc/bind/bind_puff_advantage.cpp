@@ -9,7 +9,7 @@ namespace {
 
 constexpr const char* kOp = "puff_advantage";
 
-// args: values, rewards, dones, importance, gamma, gae_lambda, rho_clip, c_clip, next_values, next_rewards, next_dones, out
+// args: values, rewards, dones, importance, gamma, gae_lambda, rho_clip, c_clip, next_values, next_rewards, next_dones, returns, priorities, summary, out
 void puff_advantage_checked(PyObject* const* args) {
   EstimatorInputs in(kOp, false, "[S, T]");
   PuffAdvantageParams p;
@@ -28,7 +28,9 @@ void puff_advantage_checked(PyObject* const* args) {
   in.discount("gae_lambda", args[5], &p.discounts.gae_lambda, &p.discounts.gae_lambdas);
   p.rho_clip = read_non_negative(kOp, "rho_clip", args[6]);
   p.c_clip = read_non_negative(kOp, "c_clip", args[7]);
-  p.advantages = in.output("out", args[11], in.dtype());
+  p.advantages = in.output("out", args[14], in.dtype());
+  if (args[11] != Py_None) p.returns = in.output("returns", args[11], in.dtype());
+  p.statistics = in.statistics(args[12], args[13], in.dtype());
   p.segments = in.rows();
   p.horizon = in.horizon();
   in.mark_outputs();
@@ -37,6 +39,6 @@ void puff_advantage_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_puff_advantage(PyObject* module) { add_op<12, puff_advantage_checked>(module, kOp); }
+void bind_puff_advantage(PyObject* module) { add_op<15, puff_advantage_checked>(module, kOp); }
 
 }  // namespace hotloop

@@ -117,6 +117,21 @@ Matrix EstimatorInputs::output_column(const char* arg, PyObject* object, DType d
   return as_column(view);
 }
 
+StatisticsArgs EstimatorInputs::statistics(PyObject* priorities, PyObject* summary, DType dtype) {
+  StatisticsArgs args;
+  if (priorities != Py_None) args.priorities = output_column("priorities", priorities, dtype);
+  if (summary != Py_None) {
+    const View& view = add("summary", summary);
+    expect_shape(op_, "summary", view, {kSummarySize}, "[6]");
+    add_output("summary", summary, DType::f64);
+    if (view.stride[0] != 1) value_error(op_, "summary", "contiguous", "a strided view");
+    args.summary = reinterpret_cast<double*>(view.data);
+    partials_.reset(new double[static_cast<size_t>(rows_ * kSummarySize)]);
+    args.partials = partials_.get();
+  }
+  return args;
+}
+
 void EstimatorInputs::mark_outputs() const {
   for (int i = 0; i < outputs_; ++i) mark_written(written_[i]);
 }

@@ -3,6 +3,8 @@
 #pragma once
 #include <Python.h>
 
+#include <memory>
+
 #include "../core/estimator_args.h"
 #include "tensor_arg.h"
 
@@ -29,6 +31,8 @@ class EstimatorInputs {
 
   Matrix output(const char* arg, PyObject* object, DType dtype);
   Matrix output_column(const char* arg, PyObject* object, DType dtype);
+  // Room for statistics that were asked for: priorities [N] and a summary, either None.
+  StatisticsArgs statistics(PyObject* priorities, PyObject* summary, DType dtype);
   // Marks what was declared as an output as written. Call after the last check.
   void mark_outputs() const;
 
@@ -55,6 +59,7 @@ class EstimatorInputs {
   View views_[kMax];
   const char* names_[kMax];
   PyObject* written_[kMax];
+  std::unique_ptr<double[]> partials_;
 };
 
 // args: rewards, terminated, truncated, last_values, truncation_values, valid as departure-indexed ops take them;

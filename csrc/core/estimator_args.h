@@ -29,4 +29,13 @@ struct DepartureArgs {
   DiscountArgs discounts;
 };
 
+// What an estimator tells of its advantages on request, while they are in the cache.
+constexpr int64_t kSummarySize = 6;  // count, mean, sum of squared deviations, non-finite, first row, first step
+
+struct StatisticsArgs {
+  Matrix priorities;           // [N] or absent
+  double* summary = nullptr;   // [kSummarySize] or absent
+  double* partials = nullptr;  // room for [N, kSummarySize], where there is a summary
+};
+
 }  // namespace hotloop

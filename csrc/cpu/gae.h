@@ -8,6 +8,7 @@ namespace hotloop {
 struct GaeParams {
   DepartureArgs in;
   Matrix advantages, returns;  // [N, T], written; dtype of values
+  StatisticsArgs statistics;   // of the advantages of valid steps
 };
 
 }  // namespace hotloop

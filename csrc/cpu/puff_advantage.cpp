@@ -4,7 +4,9 @@
 
 #include "../core/recurrence.h"
 #include "discounts.h"
+#include "runs.h"
 #include "scan_engine.h"
+#include "statistics.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
@@ -14,6 +16,7 @@ template <class T>
 struct PuffEstimator {
   const PuffAdvantageParams& p;
   T rho_clip, c_clip;
+  const Statistics<T>& statistics;
 
   template <class Discounts>
   void steps(const Discounts& k, int64_t count, const T* __restrict value, const T* __restrict value_next,
@@ -70,7 +73,8 @@ struct PuffEstimator {
   bool flat() const {
     return !per_row(p.discounts) && end_to_end<T>(p.values, p.horizon) && end_to_end<T>(p.rewards, p.horizon) &&
            end_to_end<T>(p.dones, p.horizon) && end_to_end<T>(p.importance, p.horizon) &&
-           end_to_end<T>(p.advantages, p.horizon);
+           end_to_end<T>(p.advantages, p.horizon) &&
+           (p.returns.data == nullptr || end_to_end<T>(p.returns, p.horizon));
   }
 
   // The successor of a row's last step is the next row's first one: computed too, to keep one long loop, and then
@@ -93,23 +97,41 @@ struct PuffEstimator {
     }
   }
 
-  void emit_flat(int64_t row, int64_t rows, const T* y, T*) const {
-    std::memcpy(row_of<T>(p.advantages, row), y, static_cast<size_t>(rows * p.horizon) * sizeof(T));
+  static void add(int64_t count, const T* __restrict x, const T* __restrict y, T* __restrict out) {
+    for (int64_t i = 0; i < count; ++i) out[i] = x[i] + y[i];
   }
 
-  void emit_time(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>&) const {
-    store_along_time(p.advantages, row, t, count, y);
+  void emit_flat(int64_t row, int64_t rows, const T* y, T*) const {
+    const int64_t count = rows * p.horizon;
+    std::memcpy(row_of<T>(p.advantages, row), y, static_cast<size_t>(count) * sizeof(T));
+    if (p.returns.data != nullptr) add(count, y, row_of<T>(p.values, row), row_of<T>(p.returns, row));
+    statistics.rows_done(row, rows);
   }
-  void emit_rows(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>&) const {
-    store_along_rows(p.advantages, row, t, count, y);
+
+  template <bool kTime>
+  void emit(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>& s) const {
+    store_run_at<kTime>(p.advantages, row, t, count, y);
+    if (p.returns.data != nullptr) {
+      add(count, y, load_or_zeros<kTime>(p.values, row, t, count, s.run[0]), s.run[1]);
+      store_run_at<kTime>(p.returns, row, t, count, s.run[1]);
+    }
+    if (t == 0) statistics.rows_done(row, kTime ? 1 : count);
+  }
+  void emit_time(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>& s) const {
+    emit<true>(row, t, count, y, s);
+  }
+  void emit_rows(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>& s) const {
+    emit<false>(row, t, count, y, s);
   }
 };
 
 template <class T>
 void run(const PuffAdvantageParams& p) {
-  const PuffEstimator<T> estimator{p, static_cast<T>(p.rho_clip), static_cast<T>(p.c_clip)};
+  const Statistics<T> statistics{p.statistics, p.advantages, Matrix{}, p.horizon};
+  const PuffEstimator<T> estimator{p, static_cast<T>(p.rho_clip), static_cast<T>(p.c_clip), statistics};
   const int64_t bytes = p.segments * p.horizon * 5 * static_cast<int64_t>(sizeof(T));
   scan_from_last<false, T>(estimator, p.segments, p.horizon, rows_are_lanes(p.values), bytes);
+  statistics.finish(p.segments);
 }
 
 }  // namespace

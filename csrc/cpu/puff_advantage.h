@@ -11,6 +11,8 @@ struct PuffAdvantageParams {
   Matrix values, rewards, dones, importance;             // [S, T]
   Matrix next_values, next_rewards, next_dones;          // [S], all or none: what arrived at step T
   Matrix advantages;                                     // [S, T], written; dtype of values
+  Matrix returns;                                        // [S, T] or absent, written: advantages + values
+  StatisticsArgs statistics;                             // of all advantages
   DiscountArgs discounts;
   double rho_clip = 0, c_clip = 0;
 };

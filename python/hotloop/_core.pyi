@@ -40,6 +40,9 @@ def puff_advantage(
     next_values: Tensor | None,
     next_rewards: Tensor | None,
     next_dones: Tensor | None,
+    returns: Tensor | None,
+    priorities: Tensor | None,
+    summary: Tensor | None,
     out: Tensor,
     /,
 ) -> _Result: ...
@@ -54,6 +57,8 @@ def gae(
     gamma: float | Tensor,
     gae_lambda: float | Tensor,
     time_major: bool,
+    priorities: Tensor | None,
+    summary: Tensor | None,
     advantages: Tensor,
     returns: Tensor,
     /,

@@ -19,10 +19,12 @@ from hotloop.ops.scatter import scatter_
 from hotloop.ops.stage_plan import StagePlan
 from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
+from hotloop.ops.summary import AdvantageSummary
 from hotloop.ops.td_lambda import td_lambda
 from hotloop.ops.vtrace import vtrace
 
 __all__ = [
+    "AdvantageSummary",
     "GatherPlan",
     "LastActions",
     "RowCursors",

@@ -21,6 +21,7 @@ _ROAD = register_estimator(
     _core.gae,
     _allocate,
     per_row=("gamma", "gae_lambda"),
+    on_request=("Tensor(c!)? priorities", "Tensor(d!)? summary"),
 )
 
 
@@ -36,6 +37,8 @@ def gae(
     gamma: float | Tensor,
     gae_lambda: float | Tensor,
     time_major: bool = False,
+    priorities: Tensor | None = None,
+    summary: Tensor | None = None,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns of rows whose rewards and flags are departure-indexed (Schulman et al. 2016).
@@ -64,6 +67,9 @@ def gae(
         gamma: discount a step, in [0, 1]: a number, or `[N]` for one a row.
         gae_lambda: in [0, 1], likewise.
         time_major: whether the first dimension is time.
+        priorities: `[N]`, dtype of `values`, written to where given: the sum of |A| of each row, as
+            `row_priorities` gives it.
+        summary: `[6]`, float64, written to where given: see `AdvantageSummary`.
         out: `(advantages, returns)` to write into, dtype of `values`, memory of their own.
 
     All tensors are read in place whatever their strides. Not differentiable.
@@ -79,11 +85,11 @@ def gae(
     advantages, returns = _allocate(rewards, values) if out is None else out
     native = _core.gae(
         rewards, values, terminated, truncated, last_values, truncation_values, valid, gamma, gae_lambda,
-        time_major, advantages, returns,
+        time_major, priorities, summary, advantages, returns,
     )  # fmt: skip
     if native is NotImplemented:
         _ROAD(
             rewards, values, terminated, truncated, last_values, truncation_values, valid, gamma, gae_lambda,
-            time_major, advantages, returns,
+            time_major, priorities, summary, advantages, returns,
         )  # fmt: skip
     return advantages, returns

@@ -22,6 +22,7 @@ _ROAD = register_estimator(
     _core.puff_advantage,
     _allocate,
     per_row=("gamma", "gae_lambda"),
+    on_request=("Tensor(b!)? returns", "Tensor(c!)? priorities", "Tensor(d!)? summary"),
 )
 
 
@@ -39,6 +40,9 @@ def puff_advantage(
     next_values: Tensor | None = None,
     next_rewards: Tensor | None = None,
     next_dones: Tensor | None = None,
+    returns: Tensor | None = None,
+    priorities: Tensor | None = None,
+    summary: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Advantages of segments whose rewards and dones are arrival-indexed.
@@ -63,6 +67,10 @@ def puff_advantage(
         gae_lambda: in [0, 1], likewise.
         rho_clip, c_clip: upper limits of the ratio in delta and in the trace; `inf` for none.
         next_values, next_rewards, next_dones: `[S]`, all or none: what arrived at step T.
+        returns: `[S, T]`, dtype of `values`, written to where given: A + V.
+        priorities: `[S]`, dtype of `values`, written to where given: the sum of |A| of each segment, as
+            `row_priorities` gives it.
+        summary: `[6]`, float64, written to where given: see `AdvantageSummary`.
         out: `[S, T]`, dtype of `values`, memory of its own; reuse it to spare page faults.
 
     All tensors are read in place whatever their strides. Not differentiable.
@@ -79,11 +87,11 @@ def puff_advantage(
         out = _allocate(values)
     native = _core.puff_advantage(
         values, rewards, dones, importance, gamma, gae_lambda, rho_clip, c_clip,
-        next_values, next_rewards, next_dones, out,
+        next_values, next_rewards, next_dones, returns, priorities, summary, out,
     )  # fmt: skip
     if native is NotImplemented:
         _ROAD(
             values, rewards, dones, importance, gamma, gae_lambda, rho_clip, c_clip,
-            next_values, next_rewards, next_dones, out,
+            next_values, next_rewards, next_dones, returns, priorities, summary, out,
         )  # fmt: skip
     return out

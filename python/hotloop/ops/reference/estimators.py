@@ -8,6 +8,20 @@ from torch import Tensor
 from hotloop.ops.reference.scans import arithmetic, cut, per_row
 
 
+def _on_request(advantages: Tensor, valid: Tensor, priorities: Tensor | None, summary: Tensor | None) -> None:
+    """Fills what was asked for from advantages `[N, T]`; see `hotloop.ops.AdvantageSummary`."""
+    if priorities is not None:
+        row_priorities(advantages, out=priorities)
+    if summary is not None:
+        seen = valid != 0
+        finite = advantages[seen & advantages.isfinite()].double()
+        bad = (seen & ~advantages.isfinite()).nonzero()
+        mean = finite.mean() if len(finite) else torch.zeros(())
+        first = bad[0].tolist() if len(bad) else [-1, -1]
+        entries = [len(finite), mean.item(), ((finite - mean) ** 2).sum().item(), len(bad), *first]
+        summary.copy_(torch.tensor(entries, dtype=torch.float64))
+
+
 def puff_advantage(
     values: Tensor,
     rewards: Tensor,
@@ -21,6 +35,9 @@ def puff_advantage(
     next_values: Tensor | None = None,
     next_rewards: Tensor | None = None,
     next_dones: Tensor | None = None,
+    returns: Tensor | None = None,
+    priorities: Tensor | None = None,
+    summary: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Arrival-indexed V-trace-clipped GAE on `[S, T]`; see `hotloop.ops.puff_advantage`."""
@@ -53,7 +70,10 @@ def puff_advantage(
         delta = rho * (reward_next + gamma_t * alive * value_next - values[:, t])
         trace = delta + decay * c * alive * trace
         advantages[:, t] = trace
+    if returns is not None:
+        returns.copy_((advantages + values).to(result_dtype))
     advantages = advantages.to(result_dtype)
+    _on_request(advantages, torch.ones_like(advantages), priorities, summary)
     return advantages if out is None else out.copy_(advantages)
 
 
@@ -69,6 +89,8 @@ def gae(
     gamma: float | Tensor,
     gae_lambda: float | Tensor,
     time_major: bool = False,
+    priorities: Tensor | None = None,
+    summary: Tensor | None = None,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Departure-indexed GAE on `[N, T]` (or `[T, N]`); see `hotloop.ops.gae`."""
@@ -103,6 +125,8 @@ def gae(
             trace = delta if ends else delta + cut(decay[n], trace)
             advantages[n, t] = trace
             returns[n, t] = trace + values[n, t]
+    seen = torch.ones_like(advantages) if valid is None else valid
+    _on_request(advantages.to(result_dtype), seen, priorities, summary)
     if time_major:
         advantages, returns = advantages.T.contiguous(), returns.T.contiguous()
     advantages, returns = advantages.to(result_dtype), returns.to(result_dtype)
