@@ -1,4 +1,4 @@
-"""What holds for every departure-indexed estimator: `gae`, `td_lambda`, `discounted_return`, `vtrace`, `retrace`."""
+"""What holds for every departure-indexed estimator, `gae` and its kin."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 #include "estimator_inputs.h"
 
 #include <cstring>
+#include <new>
 
 #include "../cpu/load.h"
 #include "scalar_arg.h"
@@ -30,10 +31,9 @@ EstimatorInputs::EstimatorInputs(const char* op, bool time_major, const char* la
     : op_(op), time_major_(time_major), layout_(layout != nullptr ? layout : time_major ? "[T, N]" : "[N, T]"),
       column_layout_(layout != nullptr ? "[S]" : "[N]") {}
 
-View& EstimatorInputs::add(const char* arg, PyObject* object) {
+const View& EstimatorInputs::add(const char* arg, PyObject* object) {
   names_[count_] = arg;
-  views_[count_] = read_tensor(op_, arg, object);
-  return views_[count_++];
+  return *new (storage_ + sizeof(View) * static_cast<size_t>(count_++)) View(read_tensor(op_, arg, object));
 }
 
 void EstimatorInputs::expect_matrix(const char* arg, const View& view) {
@@ -96,10 +96,10 @@ void EstimatorInputs::discount(const char* arg, PyObject* object, double* scalar
 }
 
 void EstimatorInputs::add_output(const char* arg, PyObject* object, DType dtype) {
-  const View& view = views_[count_ - 1];
+  const View& view = this->view(count_ - 1);
   expect_dtype(op_, arg, view, dtype);
   expect_no_self_overlap(op_, arg, view);
-  for (int i = 0; i + 1 < count_; ++i) expect_disjoint(op_, arg, view, names_[i], views_[i]);
+  for (int i = 0; i + 1 < count_; ++i) expect_disjoint(op_, arg, view, names_[i], this->view(i));
   written_[outputs_++] = object;
 }
 

@@ -44,7 +44,8 @@ class EstimatorInputs {
 
  private:
   static constexpr int kMax = 20;
-  View& add(const char* arg, PyObject* object);
+  const View& view(int i) const { return reinterpret_cast<const View*>(storage_)[i]; }
+  const View& add(const char* arg, PyObject* object);
   void expect_matrix(const char* arg, const View& view);
   void expect_kind(const char* arg, const View& view, Kind kind) const;
   void add_output(const char* arg, PyObject* object, DType dtype);
@@ -56,7 +57,8 @@ class EstimatorInputs {
   int64_t rows_ = -1, horizon_ = -1;
   DType dtype_ = DType::f32;
   int count_ = 0, outputs_ = 0;
-  View views_[kMax];
+  // Views are made where they stay: copying one costs more than reading a tensor.
+  alignas(View) unsigned char storage_[kMax * sizeof(View)];
   const char* names_[kMax];
   PyObject* written_[kMax];
   std::unique_ptr<double[]> partials_;

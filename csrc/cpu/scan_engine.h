@@ -15,6 +15,8 @@
 //   Short rows that lie end to end are staged as one long run, so that no loop ends in a remainder for each row.
 // * time-major: rows are the vector lanes and nothing needs transposing.
 #pragma once
+#include <cstring>
+
 #include "isa_namespace.h"
 #include "load.h"
 #include "parallel.h"
@@ -62,17 +64,24 @@ static inline void scan_tile(const T* __restrict a, T* __restrict b, int64_t str
   carry[4] = y4, carry[5] = y5, carry[6] = y6, carry[7] = y7;
 }
 
-template <class T>
-static inline bool all_finite(const T* x, int64_t count) {
-  constexpr int64_t kWidth = 16;
-  alignas(64) T lane[kWidth] = {};
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) {
-    for (int64_t j = 0; j < kWidth; ++j) lane[j] += x[i + j] * T(0);  // NaN for what is not finite
+// By the bits of the exponent: a comparison of floats would not be vectorised.
+static inline bool all_finite(const float* x, int64_t count) {
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bad |= (bits & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
   }
-  for (; i < count; ++i) lane[0] += x[i] * T(0);
-  for (int64_t j = 1; j < kWidth; ++j) lane[0] += lane[j];
-  return lane[0] == T(0);
+  return bad == 0;
+}
+static inline bool all_finite(const double* x, int64_t count) {
+  uint64_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    uint64_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bad |= (bits & 0x7ff0000000000000u) == 0x7ff0000000000000u ? 1u : 0u;
+  }
+  return bad == 0;
 }
 
 // Stages and scans one tile. A cut costs a select in every step, and compilers make a branch of it, which random
