@@ -28,8 +28,6 @@ void retrace_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_retrace(PyObject* module) {
-  add_op<14, retrace_checked>(module, "retrace");
-}
+void bind_retrace(PyObject* module) { add_op<14, retrace_checked>(module, "retrace"); }
 
 }  // namespace hotloop

@@ -29,8 +29,6 @@ void vtrace_checked(PyObject* const* args) {
 
 }  // namespace
 
-void bind_vtrace(PyObject* module) {
-  add_op<16, vtrace_checked>(module, "vtrace");
-}
+void bind_vtrace(PyObject* module) { add_op<16, vtrace_checked>(module, "vtrace"); }
 
 }  // namespace hotloop

@@ -28,7 +28,11 @@ bool any_true(const Matrix& flags, int64_t rows, int64_t horizon) {
 }  // namespace
 
 EstimatorInputs::EstimatorInputs(const char* op, bool time_major, const char* layout)
-    : op_(op), time_major_(time_major), layout_(layout != nullptr ? layout : time_major ? "[T, N]" : "[N, T]"),
+    : op_(op),
+      time_major_(time_major),
+      layout_(layout != nullptr ? layout
+              : time_major      ? "[T, N]"
+                                : "[N, T]"),
       column_layout_(layout != nullptr ? "[S]" : "[N]") {}
 
 const View& EstimatorInputs::add(const char* arg, PyObject* object) {
@@ -157,9 +161,10 @@ void expect_truncation_values(const char* op, DepartureArgs& args) {
     args.truncation_values = Matrix{};
   } else if (args.truncation_values.data == nullptr) {
     if (any_true(args.truncated, args.rows, args.horizon)) {
-      throw Error(PyExc_ValueError, std::string(op) +
-                                        ": truncation_values must be given when truncated has true entries, got None "
-                                        "(the value of each truncated episode's final observation)");
+      throw Error(PyExc_ValueError,
+                  std::string(op) +
+                      ": truncation_values must be given when truncated has true entries, got None "
+                      "(the value of each truncated episode's final observation)");
     }
     args.truncated = Matrix{};
   }

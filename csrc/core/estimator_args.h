@@ -33,8 +33,8 @@ struct DepartureArgs {
 constexpr int64_t kSummarySize = 6;  // count, mean, sum of squared deviations, non-finite, first row, first step
 
 struct StatisticsArgs {
-  Matrix priorities;           // [N] or absent
-  double* summary = nullptr;   // [kSummarySize] or absent
+  Matrix priorities;  // [N] or absent
+  double* summary = nullptr;  // [kSummarySize] or absent
   double* partials = nullptr;  // room for [N, kSummarySize], where there is a summary
 };
 

@@ -69,8 +69,8 @@ HL_HD Affine<T> td_lambda_step(const Discount<T>& k, T reward, T bootstrap, bool
 
 // y is the target minus V.
 template <class T>
-HL_HD Affine<T> vtrace_step(const Discount<T>& k, T rho_clip, T c_clip, T reward, T value, T bootstrap, T importance,
-                            bool continues) {
+HL_HD Affine<T> vtrace_step(const Discount<T>& k, T rho_clip, T c_clip, T reward, T value, T bootstrap,
+                            T importance, bool continues) {
   const T a = k.decay * clip_above(importance, c_clip);
   const T b = clip_above(importance, rho_clip) * td_error(k, reward, value, bootstrap);
   return {continues ? a : T(0), b};

@@ -23,7 +23,8 @@ struct DeltaLambda {
 
   template <class Discounts>
   void steps(const Discounts& k, int64_t count, const T* __restrict value, const T* __restrict value_next,
-             const T* __restrict reward_next, const T* __restrict done_next, T* __restrict a, T* __restrict b) const {
+             const T* __restrict reward_next, const T* __restrict done_next, T* __restrict a,
+             T* __restrict b) const {
     for (int64_t i = 0; i < count; ++i) {
       const Affine<T> step = delta_lambda_step(k.at(i), value[i], value_next[i], reward_next[i], done_next[i]);
       a[i] = step.a;
@@ -64,7 +65,8 @@ struct DeltaLambda {
   // replaced. The last step of the last row has no successor in memory.
   void stage_flat(int64_t row, int64_t rows, T* a, T* b) const {
     const OneDiscount<T> k{discount_of_row<T>(p.discounts, row)};
-    const T *value = row_of<T>(p.values, row), *reward = row_of<T>(p.rewards, row), *done = row_of<T>(p.dones, row);
+    const T *value = row_of<T>(p.values, row), *reward = row_of<T>(p.rewards, row),
+            *done = row_of<T>(p.dones, row);
     steps(k, rows * p.horizon - 1, value, value + 1, reward + 1, done + 1, a, b);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t last = (r + 1) * p.horizon - 1;

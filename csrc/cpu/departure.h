@@ -26,9 +26,15 @@ struct Steps {
   const Flag *terminated, *truncated, *valid;
 
   explicit Steps(const DepartureRun<T>& r)
-      : reward(r.reward), value(r.value), next(r.next), baseline(r.baseline), truncation_value(r.truncation_value),
-        ratio(r.ratio), terminated(static_cast<const Flag*>(r.terminated)),
-        truncated(static_cast<const Flag*>(r.truncated)), valid(static_cast<const Flag*>(r.valid)) {}
+      : reward(r.reward),
+        value(r.value),
+        next(r.next),
+        baseline(r.baseline),
+        truncation_value(r.truncation_value),
+        ratio(r.ratio),
+        terminated(static_cast<const Flag*>(r.terminated)),
+        truncated(static_cast<const Flag*>(r.truncated)),
+        valid(static_cast<const Flag*>(r.valid)) {}
 
   bool is_valid(int64_t i) const { return !kValid || valid[i] != Flag(0); }
   bool ends(int64_t i) const {
@@ -98,8 +104,8 @@ struct DepartureReader {
     run.reward = load_or_zeros<kTime>(d.rewards, row, t, count, s.run[3]);
     run.value = load_or_zeros<kTime>(d.values, row, t, count, s.run[4]);
     run.next = load_later<kTime>(d.values, d.last_values, d.horizon, row, t, count, s.run[5]);
-    run.baseline = same_view(d.baseline, d.values) ? run.value
-                                                   : load_or_zeros<kTime>(d.baseline, row, t, count, s.run[6]);
+    run.baseline =
+        same_view(d.baseline, d.values) ? run.value : load_or_zeros<kTime>(d.baseline, row, t, count, s.run[6]);
     run.truncation_value = load_or_zeros<kTime>(d.truncation_values, row, t, count, s.run[7]);
     run.ratio = ratio_shift != 0 ? load_later<kTime>(d.importance, Matrix{}, d.horizon, row, t, count, s.run[8])
                                  : load_or_zeros<kTime>(d.importance, row, t, count, s.run[8]);
@@ -137,6 +143,21 @@ struct DepartureReader {
     run.next = load_or_zeros<false>(d.last_values, row, 0, 1, scratch);
     run.ratio = ratio_shift != 0 ? kZeros<T> : run.ratio + i;
     return run;
+  }
+
+  // A run of one step, its flags copied into `flags` so that they are all there and of one type.
+  Steps<T, T, true, true> single(DepartureRun<T> run, T* flags) const {
+    const auto value = [&](const Matrix& m, const void* flag, T otherwise) {
+      if (m.data == nullptr) return otherwise;
+      return bytes ? static_cast<T>(*static_cast<const uint8_t*>(flag)) : *static_cast<const T*>(flag);
+    };
+    flags[0] = value(d.terminated, run.terminated, T(0));
+    flags[1] = value(d.truncated, run.truncated, T(0));
+    flags[2] = value(d.valid, run.valid, T(1));
+    run.terminated = flags;
+    run.truncated = flags + 1;
+    run.valid = flags + 2;
+    return Steps<T, T, true, true>(run);
   }
 
   template <class Flag, class Body>

@@ -14,47 +14,54 @@ template <class T, class Formula>
 struct DepartureEstimator {
   const DepartureArgs& d;
   Formula formula;
-  Matrix result;   // y, or absent
-  Matrix target;   // y + baseline, or absent
+  Matrix result;  // y, or absent
+  Matrix target;  // y + baseline, or absent
   DepartureReader<T> reader;
   bool is_flat;
 
-  DepartureEstimator(const DepartureArgs& args, const Formula& f, const Matrix& y, const Matrix& y_plus, bool lanes)
-      : d(args), formula(f), result(y), target(y_plus), reader(args, lanes, Formula::kRatioShift),
+  DepartureEstimator(const DepartureArgs& args, const Formula& f, const Matrix& y, const Matrix& y_plus,
+                     bool lanes)
+      : d(args),
+        formula(f),
+        result(y),
+        target(y_plus),
+        reader(args, lanes, Formula::kRatioShift),
         is_flat(reader.flat() && flat_or_absent(y) && flat_or_absent(y_plus)) {}
 
   bool flat_or_absent(const Matrix& m) const { return m.data == nullptr || end_to_end<T>(m, d.horizon); }
 
-  template <bool kLast, class Run, class Discounts>
-  void coefficients(const Run& run, const Discounts& discounts, int64_t count, T* __restrict a,
+  // `last`: whether these are the last steps of their rows.
+  template <class Run, class Discounts>
+  void coefficients(const Run& run, const Discounts& discounts, int64_t count, bool last, T* __restrict a,
                     T* __restrict b) const {
     for (int64_t i = 0; i < count; ++i) {
       const bool valid = run.is_valid(i);
-      const Affine<T> step = formula.step(run, i, discounts.at(i), !kLast & !run.ends(i));
+      const Affine<T> step = formula.step(run, i, discounts.at(i), !last & !run.ends(i));
       const T idle = formula.idle(run, i);
       a[i] = valid ? step.a : T(0);
       b[i] = valid ? step.b : idle;
     }
   }
 
+  // The last step of one row: compiled once, not for each kind of flags.
+  HL_NOINLINE void last_step(const DepartureRun<T>& run, const OneDiscount<T>& discount, T* a, T* b) const {
+    T flags[3];
+    coefficients(reader.single(run, flags), discount, 1, true, a, b);
+  }
+
   void stage_time(int64_t row, int64_t t, int64_t count, T* a, T* b, Scratch<T>& s) const {
     const OneDiscount<T> discount{discount_of_row<T>(d.discounts, row)};
     reader.with_steps(reader.template load<true>(row, t, count, s),
-                      [&](const auto& run) { coefficients<false>(run, discount, count, a, b); });
+                      [&](const auto& run) { coefficients(run, discount, count, false, a, b); });
     if (t + count < d.horizon) return;
-    const DepartureRun<T> last = reader.template load<true>(row, d.horizon - 1, 1, s);
-    reader.with_steps(last, [&](const auto& run) {
-      coefficients<true>(run, discount, 1, a + count - 1, b + count - 1);
-    });
+    last_step(reader.template load<true>(row, d.horizon - 1, 1, s), discount, a + count - 1, b + count - 1);
   }
 
   void stage_rows(int64_t row, int64_t t, int64_t count, T* a, T* b, Scratch<T>& s) const {
     const DepartureRun<T> loaded = reader.template load<false>(row, t, count, s);
+    const bool last = t + 1 == d.horizon;
     with_discounts<false>(d.discounts, row, count, s.run[10], s.run[11], [&](const auto& discounts) {
-      reader.with_steps(loaded, [&](const auto& run) {
-        if (t + 1 == d.horizon) return coefficients<true>(run, discounts, count, a, b);
-        coefficients<false>(run, discounts, count, a, b);
-      });
+      reader.with_steps(loaded, [&](const auto& run) { coefficients(run, discounts, count, last, a, b); });
     });
   }
 
@@ -63,14 +70,12 @@ struct DepartureEstimator {
   void stage_flat(int64_t row, int64_t rows, T* a, T* b) const {
     const OneDiscount<T> discount{discount_of_row<T>(d.discounts, row)};
     const DepartureRun<T> whole = reader.load_flat(row);
-    reader.with_steps(whole, [&](const auto& run) {
-      coefficients<false>(run, discount, rows * d.horizon - 1, a, b);
-    });
+    reader.with_steps(whole,
+                      [&](const auto& run) { coefficients(run, discount, rows * d.horizon - 1, false, a, b); });
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = (r + 1) * d.horizon - 1;
       T scratch;
-      reader.with_steps(reader.last_of_flat(whole, row + r, i, &scratch),
-                        [&](const auto& run) { coefficients<true>(run, discount, 1, a + i, b + i); });
+      last_step(reader.last_of_flat(whole, row + r, i, &scratch), discount, a + i, b + i);
     }
   }
 
@@ -103,8 +108,8 @@ struct DepartureEstimator {
 
 // `arrays`: how many matrices the op moves, for the grain.
 template <class T, class Formula>
-static inline void run_departure(const DepartureArgs& d, const Formula& formula, const Matrix& y, const Matrix& y_plus,
-                                 int64_t arrays) {
+static inline void run_departure(const DepartureArgs& d, const Formula& formula, const Matrix& y,
+                                 const Matrix& y_plus, int64_t arrays) {
   const bool lanes = rows_are_lanes(d.rewards);
   const DepartureEstimator<T, Formula> estimator(d, formula, y, y_plus, lanes);
   const int64_t bytes = d.rows * d.horizon * arrays * static_cast<int64_t>(sizeof(T));

@@ -72,7 +72,8 @@ static inline T* carried_of(Scratch<T>& s, int64_t row) {
 
 // `y` one step later than the run, from the last step to the first: zeros after the row's last step.
 template <bool kTime, class T>
-static inline const T* shifted_later(int64_t row, int64_t count, bool last, const T* y, T* scratch, Scratch<T>& s) {
+static inline const T* shifted_later(int64_t row, int64_t count, bool last, const T* y, T* scratch,
+                                     Scratch<T>& s) {
   T* carried = carried_of<kTime>(s, row);
   if (kTime) {
     std::memcpy(scratch, y + 1, static_cast<size_t>(count - 1) * sizeof(T));

@@ -114,8 +114,7 @@ static inline void scan_row_block(const Estimator& estimator, int64_t row0, int6
   T carry[kRows] = {};
   if (horizon <= kChunk && estimator.flat()) {
     for (int64_t i = rows * horizon; i < kRows * horizon; ++i) a[i] = b[i] = T(0);  // rows that are not there
-    stage_and_scan<kCut, false>(a, b, horizon, horizon, carry,
-                                [&] { estimator.stage_flat(row0, rows, a, b); });
+    stage_and_scan<kCut, false>(a, b, horizon, horizon, carry, [&] { estimator.stage_flat(row0, rows, a, b); });
     estimator.emit_flat(row0, rows, b, a);
     return;
   }

@@ -68,7 +68,8 @@ struct TdLambdaBackward {
         for (int64_t i = kTime ? count - 1 : 0; last && i < count; ++i) {
           s.run[10][i] = run.is_valid(i) & !run.ends(i) ? discounts.at(i).gamma * l[i] : T(0);
         }
-        if (last) store_along_rows(p.grad_last_values, row, 0, kTime ? 1 : count, s.run[10] + (kTime ? count - 1 : 0));
+        if (last)
+          store_along_rows(p.grad_last_values, row, 0, kTime ? 1 : count, s.run[10] + (kTime ? count - 1 : 0));
       });
     });
     store_run_at<kTime>(p.grad_rewards, row, t, count, rewards);

@@ -31,17 +31,19 @@ struct VtraceEstimator : DepartureEstimator<T, VtraceFormula<T>> {
 
   VtraceEstimator(const VtraceParams& p, bool lanes)
       : Base(p.in, {static_cast<T>(p.rho_clip), static_cast<T>(p.c_clip)}, Matrix{}, p.targets, lanes),
-        pg_advantages(p.pg_advantages), pg_rho_clip(static_cast<T>(p.pg_rho_clip)) {
+        pg_advantages(p.pg_advantages),
+        pg_rho_clip(static_cast<T>(p.pg_rho_clip)) {
     this->is_flat = this->is_flat && this->flat_or_absent(p.pg_advantages);
   }
 
-  template <bool kLast, class Run, class Discounts>
+  // After the last step y_next is 0, so that it needs no loop of its own.
+  template <class Run, class Discounts>
   void advantages(const Run& run, const Discounts& discounts, int64_t count, const T* __restrict y_next,
                   T* __restrict out) const {
     for (int64_t i = 0; i < count; ++i) {
       const Discount<T> k = discounts.at(i);
       const T delta = td_error(k, run.reward[i], run.baseline[i], run.bootstrap(i));
-      const T decay = !kLast & !run.ends(i) ? k.decay : T(0);
+      const T decay = run.ends(i) ? T(0) : k.decay;
       const T advantage = clip_above(run.ratio[i], pg_rho_clip) * affine<true>(decay, y_next[i], delta);
       out[i] = run.is_valid(i) ? advantage : T(0);
     }
@@ -52,14 +54,13 @@ struct VtraceEstimator : DepartureEstimator<T, VtraceFormula<T>> {
     const OneDiscount<T> discount{discount_of_row<T>(this->d.discounts, row)};
     const DepartureRun<T> whole = this->reader.load_flat(row);
     T* out = row_of<T>(pg_advantages, row);
-    this->reader.with_steps(whole, [&](const auto& run) {
-      advantages<false>(run, discount, rows * this->d.horizon - 1, y + 1, out);
-    });
+    this->reader.with_steps(
+        whole, [&](const auto& run) { advantages(run, discount, rows * this->d.horizon - 1, y + 1, out); });
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = (r + 1) * this->d.horizon - 1;
-      T next;
-      this->reader.with_steps(this->reader.last_of_flat(whole, row + r, i, &next),
-                              [&](const auto& run) { advantages<true>(run, discount, 1, kZeros<T>, out + i); });
+      T next, flags[3];
+      const DepartureRun<T> last = this->reader.last_of_flat(whole, row + r, i, &next);
+      advantages(this->reader.single(last, flags), discount, 1, kZeros<T>, out + i);
     }
   }
 
@@ -68,14 +69,12 @@ struct VtraceEstimator : DepartureEstimator<T, VtraceFormula<T>> {
     Base::template emit<kTime>(row, t, count, y, s);
     const bool last = t + (kTime ? count : 1) == this->d.horizon;
     const T* y_next = shifted_later<kTime>(row, count, last, y, s.run[9], s);
-    // After the last step y_next is 0, so that it needs no loop of its own.
     const DepartureRun<T> loaded = this->reader.template load<kTime>(row, t, count, s);
     T* place = direct<kTime, T>(pg_advantages, row, t);
     // The run of the baseline's scratch is free: it is the values.
     T* out = place != nullptr ? place : s.run[6];
     with_discounts<kTime>(this->d.discounts, row, count, s.run[10], s.run[11], [&](const auto& discounts) {
-      this->reader.with_steps(loaded,
-                              [&](const auto& run) { advantages<false>(run, discounts, count, y_next, out); });
+      this->reader.with_steps(loaded, [&](const auto& run) { advantages(run, discounts, count, y_next, out); });
     });
     if (place == nullptr) store_run_at<kTime>(pg_advantages, row, t, count, out);
   }
