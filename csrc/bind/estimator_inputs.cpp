@@ -1,7 +1,6 @@
 #include "estimator_inputs.h"
 
 #include <cstring>
-#include <new>
 
 #include "../cpu/load.h"
 #include "scalar_arg.h"
@@ -35,36 +34,6 @@ EstimatorInputs::EstimatorInputs(const char* op, bool time_major, const char* la
                                 : "[N, T]"),
       column_layout_(layout != nullptr ? "[S]" : "[N]") {}
 
-const View& EstimatorInputs::add(const char* arg, PyObject* object) {
-  names_[count_] = arg;
-  return *new (storage_ + sizeof(View) * static_cast<size_t>(count_++)) View(read_tensor(op_, arg, object));
-}
-
-void EstimatorInputs::expect_matrix(const char* arg, const View& view) {
-  if (rows_ >= 0) {
-    return expect_shape(op_, arg, view, {time_major_ ? horizon_ : rows_, time_major_ ? rows_ : horizon_}, layout_);
-  }
-  expect_ndim(op_, arg, view, 2, layout_);
-  rows_ = view.shape[time_major_ ? 1 : 0];
-  horizon_ = view.shape[time_major_ ? 0 : 1];
-  dtype_ = view.dtype;
-}
-
-void EstimatorInputs::expect_kind(const char* arg, const View& view, Kind kind) const {
-  if (kind == Kind::flag) {
-    expect_flag(op_, arg, view);
-  } else {
-    expect_real(op_, arg, view);
-  }
-}
-
-Matrix EstimatorInputs::matrix(const char* arg, PyObject* object, Kind kind) {
-  const View& view = add(arg, object);
-  expect_matrix(arg, view);
-  expect_kind(arg, view, kind);
-  return as_matrix(view, time_major_);
-}
-
 Matrix EstimatorInputs::column(const char* arg, PyObject* object, Kind kind) {
   const View& view = add(arg, object);
   expect_shape(op_, arg, view, {rows_}, column_layout_);
@@ -97,21 +66,6 @@ void EstimatorInputs::discount(const char* arg, PyObject* object, double* scalar
                   std::to_string(value));
     }
   }
-}
-
-void EstimatorInputs::add_output(const char* arg, PyObject* object, DType dtype) {
-  const View& view = this->view(count_ - 1);
-  expect_dtype(op_, arg, view, dtype);
-  expect_no_self_overlap(op_, arg, view);
-  for (int i = 0; i + 1 < count_; ++i) expect_disjoint(op_, arg, view, names_[i], this->view(i));
-  written_[outputs_++] = object;
-}
-
-Matrix EstimatorInputs::output(const char* arg, PyObject* object, DType dtype) {
-  const View& view = add(arg, object);
-  expect_matrix(arg, view);
-  add_output(arg, object, dtype);
-  return as_matrix(view, time_major_);
 }
 
 Matrix EstimatorInputs::output_column(const char* arg, PyObject* object, DType dtype) {

@@ -4,6 +4,7 @@
 #include <Python.h>
 
 #include <memory>
+#include <new>
 
 #include "../core/estimator_args.h"
 #include "tensor_arg.h"
@@ -63,6 +64,52 @@ class EstimatorInputs {
   PyObject* written_[kMax];
   std::unique_ptr<double[]> partials_;
 };
+
+// Inline: at the sizes of a rollout step these calls are a measurable part of an op.
+inline const View& EstimatorInputs::add(const char* arg, PyObject* object) {
+  names_[count_] = arg;
+  return *new (storage_ + sizeof(View) * static_cast<size_t>(count_++)) View(read_tensor(op_, arg, object));
+}
+
+inline void EstimatorInputs::expect_matrix(const char* arg, const View& view) {
+  if (rows_ >= 0) {
+    return expect_shape(op_, arg, view, {time_major_ ? horizon_ : rows_, time_major_ ? rows_ : horizon_}, layout_);
+  }
+  expect_ndim(op_, arg, view, 2, layout_);
+  rows_ = view.shape[time_major_ ? 1 : 0];
+  horizon_ = view.shape[time_major_ ? 0 : 1];
+  dtype_ = view.dtype;
+}
+
+inline void EstimatorInputs::expect_kind(const char* arg, const View& view, Kind kind) const {
+  if (kind == Kind::flag) {
+    expect_flag(op_, arg, view);
+  } else {
+    expect_real(op_, arg, view);
+  }
+}
+
+inline Matrix EstimatorInputs::matrix(const char* arg, PyObject* object, Kind kind) {
+  const View& view = add(arg, object);
+  expect_matrix(arg, view);
+  expect_kind(arg, view, kind);
+  return as_matrix(view, time_major_);
+}
+
+inline void EstimatorInputs::add_output(const char* arg, PyObject* object, DType dtype) {
+  const View& view = this->view(count_ - 1);
+  expect_dtype(op_, arg, view, dtype);
+  expect_no_self_overlap(op_, arg, view);
+  for (int i = 0; i + 1 < count_; ++i) expect_disjoint(op_, arg, view, names_[i], this->view(i));
+  written_[outputs_++] = object;
+}
+
+inline Matrix EstimatorInputs::output(const char* arg, PyObject* object, DType dtype) {
+  const View& view = add(arg, object);
+  expect_matrix(arg, view);
+  add_output(arg, object, dtype);
+  return as_matrix(view, time_major_);
+}
 
 // args: rewards, terminated, truncated, last_values, truncation_values, valid as departure-indexed ops take them;
 // `values` is read first where it gives the shape and the dtype, and may be null.
