@@ -25,8 +25,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 # Hot loops, compiled once for each instruction set.
 SIMD_KERNELS = (
-    "puff_advantage", "gae", "row_priorities",
-    "sampling_kernels", "convert_floats",
+    "delta_lambda", "gae", "puff_advantage", "retrace", "reverse_scan", "row_priorities", "td_lambda",
+    "vtrace", "sampling_kernels", "convert_floats",
     "categorical", "categorical_backward", "gaussian", "gaussian_backward", "ppo_loss",
 )  # fmt: skip
 X86_ISAS = {

@@ -85,7 +85,7 @@ def test_fake_tensors_take_the_dispatcher_and_never_the_kernel() -> None:
         result = ops.puff_advantage(**fakes)
     assert type(result).__name__ == "FakeTensor"
     assert result.shape == (4, 6)
-    positional: list[Any] = [*fakes.values(), 1.0, 1.0, None, None, None, result]
+    positional: list[Any] = [*fakes.values(), 1.0, 1.0, *[None] * 6, result]
     assert _core.puff_advantage(*positional) is NotImplemented
 
 
@@ -158,6 +158,17 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     def draw_normal() -> object:
         return ops.gaussian_sample(x, x, seed=0, step=0, out=normal)
 
+    kin: dict[str, Any] = {"last_values": x[:, 0], "gamma": 0.9}
+    scan, deltas, targets, sums, q = (torch.zeros(4, 6) for _ in range(5))
+    estimators: dict[str, tuple[Tensor, object]] = {
+        "reverse_scan": (scan, lambda: ops.reverse_scan(x, x, out=scan)),
+        "delta_lambda": (deltas, lambda: ops.delta_lambda(x, x, x, 0.9, 0.9, out=deltas)),
+        "td_lambda": (targets, lambda: ops.td_lambda(x, x, x, **kin, gae_lambda=0.9, out=targets)),
+        "discounted_return": (sums, lambda: ops.discounted_return(x, x, **kin, out=sums)),
+        "vtrace[0]": (pair[0], lambda: ops.vtrace(x, x, x, importance=x, **kin, out=pair)),
+        "vtrace[1]": (pair[1], lambda: ops.vtrace(x, x, x, importance=x, **kin, out=pair)),
+        "retrace": (q, lambda: ops.retrace(x, x, x, x, importance=x, **kin, out=q)),
+    }
     return {
         "puff_advantage": (advantages, lambda: ops.puff_advantage(**arguments(out=advantages))),
         "gae[0]": (
@@ -168,6 +179,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
             pair[1],
             lambda: ops.gae(x, x, x, last_values=x[:, 0], gamma=0.9, gae_lambda=0.9, out=pair),
         ),
+        **estimators,
         "row_priorities": (priorities, lambda: ops.row_priorities(x, out=priorities)),
         "sample_segments[0]": (drawn[0], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),
         "sample_segments[1]": (drawn[1], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),
@@ -326,7 +338,7 @@ def test_other_objects_are_refused(bad: object) -> None:
 
 
 def test_native_functions_check_their_number_of_arguments() -> None:
-    with pytest.raises(TypeError, match="expected 12 positional arguments, got 1"):
+    with pytest.raises(TypeError, match="expected 15 positional arguments, got 1"):
         _core.puff_advantage(torch.zeros(1))  # type: ignore[call-arg]
 
 

@@ -13,6 +13,8 @@ from hotloop import _core, ops
 
 X = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
 FLAGS = (X > 1).float()
+GRAD = X.clone().requires_grad_()
+RATES = torch.rand(5, generator=torch.Generator().manual_seed(2))
 INDEX = torch.tensor([3, 1])
 POSITIONS = torch.tensor([0, 6])
 GAE = (X, X, FLAGS, None, X[:, 0].clone(), None, None, 0.9, 0.8)
@@ -30,6 +32,30 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
         ("puff_advantage.out", (X, X, FLAGS, X, 0.9, 0.8), {"out": torch.empty(5, 7)}),
         ("gae.default", GAE, {}),
         ("gae.out", GAE, {"advantages": torch.empty(5, 7), "returns": torch.empty(5, 7)}),
+        ("gae.default", (*GAE, False, None, RATES), {}),
+        ("puff_advantage.default", (X, X, FLAGS, X, 0.9, 0.8, 1.0, 1.0, None, None, None, RATES, RATES), {}),
+        ("reverse_scan.default", (X, X), {}),
+        ("reverse_scan.default", (GRAD, GRAD, GRAD[:, 0]), {}),
+        ("reverse_scan.out", (X, X, X[0].clone(), True), {"out": torch.empty(5, 7)}),
+        ("reverse_scan_backward.default", (X, X, X, None, False), {}),
+        ("delta_lambda.default", (X, X, FLAGS, 0.9, 0.8), {}),
+        ("delta_lambda.default", (GRAD, GRAD, FLAGS, 0.9, 0.8, GRAD[:, 0], X[:, 0], FLAGS[:, 0], FLAGS), {}),
+        ("delta_lambda.out", (X, X, FLAGS, 0.9, 0.8), {"out": torch.empty(5, 7)}),
+        ("delta_lambda_backward.default", (X, FLAGS, 0.0, 0.8, None, None, RATES), {}),
+        ("td_lambda.default", (GRAD, *GAE[1:]), {}),
+        ("td_lambda.default", (X, GRAD, FLAGS, FLAGS, RATES, GRAD, None, 0.0, 0.8, False, RATES), {}),
+        ("td_lambda.out", GAE, {"out": torch.empty(5, 7)}),
+        ("td_lambda_backward.default", (X, FLAGS, FLAGS, None, 0.9, 0.8, False), {}),
+        ("discounted_return.default", (X, FLAGS, None, RATES, None, None, 0.9), {}),
+        ("discounted_return.out", (X, FLAGS, None, RATES, None, None, 0.9), {"out": torch.empty(5, 7)}),
+        ("vtrace.default", (X, X, FLAGS, None, X, RATES, None, None, 0.9), {}),
+        (
+            "vtrace.out",
+            (X, X, FLAGS, None, X, RATES, None, None, 0.9, 0.8, 1.0, 2.0),
+            {"targets": torch.empty(5, 7), "pg_advantages": torch.empty(5, 7)},
+        ),
+        ("retrace.default", (X, X, X, FLAGS, None, X, RATES, None, None, 0.9), {}),
+        ("retrace.out", (X, X, X, FLAGS, None, X, RATES, None, None, 0.9), {"out": torch.empty(5, 7)}),
         ("row_priorities.default", (X, 0.7), {}),
         ("row_priorities.out", (X,), {"out": torch.empty(5)}),
         ("sample_segments.default", DRAW, {}),
@@ -84,7 +110,7 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
 def test_every_native_op_has_a_twin_in_this_list() -> None:
     native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
     assert native == {name.split(".")[0] for name, _, _ in calls()}
-    assert len(native) == 16
+    assert len(native) == 24
 
 
 @pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
@@ -116,6 +142,20 @@ def faces() -> dict[str, Callable[..., Any]]:
         "puff_advantage": lambda x, y: ops.puff_advantage(x * 2, y, FLAGS, y, 0.9, 0.8) + 1,
         "puff_advantage_out": lambda x, y: ops.puff_advantage(x, y, FLAGS, y, 0.9, 0.8, out=x * 0) + 1,
         "gae": lambda x, y: ops.gae(x, y, FLAGS, last_values=y[:, 0], gamma=0.9, gae_lambda=0.8),
+        "gae_per_row": lambda x, y: ops.gae(
+            x, y, FLAGS, last_values=y[:, 0], gamma=x[:, 0].sigmoid(), gae_lambda=0.8
+        ),
+        "puff_advantage_per_row": lambda x, y: ops.puff_advantage(x, y, FLAGS, y, 0.9, x[:, 0].sigmoid()),
+        "reverse_scan": lambda x, y: ops.reverse_scan(x, y, y[:, 0]),
+        "delta_lambda": lambda x, y: ops.delta_lambda(x, y, FLAGS, 0.9, 0.8) + 1,
+        "td_lambda": lambda x, y: ops.td_lambda(
+            x, y, FLAGS, last_values=y[:, 0], gamma=0.9, gae_lambda=x[:, 0].sigmoid()
+        ),
+        "discounted_return": lambda x, y: ops.discounted_return(x, FLAGS, last_values=y[:, 0], gamma=0.9),
+        "vtrace": lambda x, y: ops.vtrace(x, y, FLAGS, importance=x.exp(), last_values=y[:, 0], gamma=0.9),
+        "retrace": lambda x, y: ops.retrace(
+            x, y, y, FLAGS, importance=x.exp(), last_values=y[:, 0], gamma=0.9
+        ),
         "row_priorities": lambda x, y: ops.row_priorities(x + y, 0.5),
         "sample_segments": lambda x, y: ops.sample_segments(
             x.abs().sum(1), 5, 3, law="successive", seed=1, epoch=2, minibatch=0
@@ -163,6 +203,30 @@ def test_traces_without_a_graph_break(name: str) -> None:
     compiled = torch.compile(face, fullgraph=True, backend="aot_eager")
     actual, expected = compiled(X, X + 1), face(X, X + 1)
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def differentiable_faces() -> dict[str, Callable[..., Tensor]]:
+    return {
+        "reverse_scan": lambda x, y: ops.reverse_scan(x, y * 2, y[:, 0]),
+        "delta_lambda": lambda x, y: ops.delta_lambda(x, y, FLAGS, 0.9, RATES, valid=1 - FLAGS),
+        "td_lambda": lambda x, y: ops.td_lambda(
+            x, y, FLAGS, FLAGS, last_values=x[:, 0], truncation_values=y, gamma=RATES, gae_lambda=0.8
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", differentiable_faces())
+def test_traces_with_its_gradient(name: str) -> None:
+    torch.compiler.reset()
+    face = differentiable_faces()[name]
+    gradients = []
+    for function in (face, torch.compile(face, fullgraph=True, backend="aot_eager")):
+        x, y = X.clone().requires_grad_(), (X + 1).requires_grad_()
+        function(x, y).square().sum().backward()
+        assert x.grad is not None
+        assert y.grad is not None
+        gradients.append((x.grad, y.grad))
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests that bear the name of a native source file, and those of the tensor boundary, on a build with
-# AddressSanitizer and UndefinedBehaviorSanitizer. The instrumented package lies under build/sanitize; the usual one
-# is left alone.
+# Runs the tests that bear the name of a native source file, those of the tensor boundary and of what estimators
+# share, on a build with AddressSanitizer and UndefinedBehaviorSanitizer. The instrumented package lies under
+# build/sanitize; the usual one is left alone.
 #
 # usage: tools/sanitize.sh PYTHON [pytest arguments]
 set -euo pipefail
@@ -31,7 +31,7 @@ mapped = pathlib.Path("/proc/self/maps").read_text()
 assert "libasan" in mapped and "libubsan" in mapped, "the module is not instrumented"
 PYTHON
 
-tests=(tests/test_tensor_boundary.py)
+tests=(tests/test_tensor_boundary.py tests/test_departure_estimators.py tests/test_summary.py)
 for source in csrc/*/*.cpp; do
   stem=$(basename "$source" .cpp)
   test=tests/test_${stem#bind_}.py  # the plans have no kernel file of their own, only a binding

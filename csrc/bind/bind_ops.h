@@ -6,6 +6,12 @@ namespace hotloop {
 
 void bind_puff_advantage(PyObject* module);
 void bind_gae(PyObject* module);
+void bind_reverse_scan(PyObject* module);
+void bind_delta_lambda(PyObject* module);
+void bind_td_lambda(PyObject* module);
+void bind_discounted_return(PyObject* module);
+void bind_vtrace(PyObject* module);
+void bind_retrace(PyObject* module);
 void bind_row_priorities(PyObject* module);
 void bind_sample_segments(PyObject* module);
 void bind_gather(PyObject* module);

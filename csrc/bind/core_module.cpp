@@ -108,6 +108,12 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_native_face(m.ptr());
     hotloop::bind_puff_advantage(m.ptr());
     hotloop::bind_gae(m.ptr());
+    hotloop::bind_reverse_scan(m.ptr());
+    hotloop::bind_delta_lambda(m.ptr());
+    hotloop::bind_td_lambda(m.ptr());
+    hotloop::bind_discounted_return(m.ptr());
+    hotloop::bind_vtrace(m.ptr());
+    hotloop::bind_retrace(m.ptr());
     hotloop::bind_row_priorities(m.ptr());
     hotloop::bind_sample_segments(m.ptr());
     hotloop::bind_gather(m.ptr());

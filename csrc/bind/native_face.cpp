@@ -27,7 +27,7 @@ struct Face {
 
 // Where `name` stands in the parameters, or -1.
 Py_ssize_t find(const Face& face, PyObject* name) {
-  for (Py_ssize_t i = 0; i < face.count; ++i) {
+  for (Py_ssize_t i = face.count - 1; i >= 0; --i) {  // most often `out`, the last
     if (PyTuple_GET_ITEM(face.names, i) == name) return i;  // keywords of a call site are interned
   }
   for (Py_ssize_t i = 0; i < face.count; ++i) {
@@ -40,16 +40,15 @@ PyObject* call_face(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyO
   const Face& face = *static_cast<const Face*>(PyCapsule_GetPointer(self, nullptr));
   PyObject* bound[kMaxParameters];
   bool plain = nargs <= face.positional;
-  for (Py_ssize_t i = 0; plain && i < face.count; ++i) {
-    bound[i] = i < nargs ? args[i] : PyTuple_GET_ITEM(face.defaults, i);
-  }
+  for (Py_ssize_t i = 0; plain && i < nargs; ++i) bound[i] = args[i];
+  for (Py_ssize_t i = nargs; plain && i < face.count; ++i) bound[i] = PyTuple_GET_ITEM(face.defaults, i);
   const Py_ssize_t named = keywords != nullptr ? PyTuple_GET_SIZE(keywords) : 0;
   for (Py_ssize_t k = 0; plain && k < named; ++k) {
     const Py_ssize_t i = find(face, PyTuple_GET_ITEM(keywords, k));
     plain = i >= nargs;  // unknown, or given twice
     if (plain) bound[i] = args[nargs + k];
   }
-  for (Py_ssize_t i = 0; plain && i < face.count; ++i) plain = bound[i] != face.required;
+  for (Py_ssize_t i = nargs; plain && i < face.count; ++i) plain = bound[i] != face.required;
   PyObject* out = plain ? bound[face.count - 1] : Py_None;
   if (out != Py_None) {
     PyObject* result = face.native(face.native_self, bound, face.count);

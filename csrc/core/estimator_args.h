@@ -19,11 +19,23 @@ struct DepartureArgs {
   int64_t rows = 0;
   int64_t horizon = 0;
   Matrix rewards;                              // [N, T]
-  Matrix values;                               // [N, T] or absent: zeros
+  Matrix values;                               // [N, T] or absent: zeros; what a step bootstraps from
+  Matrix baseline;                             // [N, T] or absent: zeros; what a step's error is taken from
   Matrix terminated;                           // [N, T]
-  Matrix truncated, truncation_values, valid;  // [N, T] or absent
+  Matrix truncated, truncation_values, valid;  // [N, T] or absent; the first two together
+  Matrix importance;                           // [N, T] or absent
   Matrix last_values;                          // [N] or absent: zeros
+  DType dtype = DType::f32;                    // of the results
   DiscountArgs discounts;
+};
+
+// What an estimator tells of its advantages on request, while they are in the cache.
+constexpr int64_t kSummarySize = 6;  // count, mean, sum of squared deviations, non-finite, first row, first step
+
+struct StatisticsArgs {
+  Matrix priorities;  // [N] or absent
+  double* summary = nullptr;  // [kSummarySize] or absent
+  double* partials = nullptr;  // room for [N, kSummarySize], where there is a summary
 };
 
 }  // namespace hotloop

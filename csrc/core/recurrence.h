@@ -13,41 +13,75 @@ struct Affine {
   T b;
 };
 
+template <class T>
+struct Discount {
+  T gamma;
+  T decay;  // gamma * lambda
+  T rest;   // gamma * (1 - lambda)
+};
+
+template <class T>
+HL_HD Discount<T> make_discount(T gamma, T gae_lambda) {
+  return {gamma, gamma * gae_lambda, gamma * (T(1) - gae_lambda)};
+}
+
 // min that lets NaN through: a NaN ratio must not turn silently into the clip value.
 template <class T>
 HL_HD T clip_above(T x, T limit) {
   return limit < x ? limit : x;
 }
 
-template <class T>
-struct PuffCoefficients {
-  T gamma;
-  T decay;  // gamma * lambda
-  T rho_clip;
-  T c_clip;
-};
-
 // Arrival-indexed: the reward and done that arrive with observation t+1 are the outcome of action t.
 template <class T>
-HL_HD Affine<T> puff_step(const PuffCoefficients<T>& k, T value, T value_next, T reward_next, T done_next,
-                          T importance) {
+HL_HD Affine<T> puff_step(const Discount<T>& k, T rho_clip, T c_clip, T value, T value_next, T reward_next,
+                          T done_next, T importance) {
   const T alive = T(1) - done_next;
-  const T rho = clip_above(importance, k.rho_clip);
-  const T c = clip_above(importance, k.c_clip);
+  const T rho = clip_above(importance, rho_clip);
+  const T c = clip_above(importance, c_clip);
   const T delta = rho * (reward_next + k.gamma * alive * value_next - value);
   return {k.decay * c * alive, delta};
 }
 
+// The same without ratios.
 template <class T>
-struct GaeCoefficients {
-  T gamma;
-  T decay;
-};
+HL_HD Affine<T> delta_lambda_step(const Discount<T>& k, T value, T value_next, T reward_next, T done_next) {
+  const T alive = T(1) - done_next;
+  return {k.decay * alive, reward_next + k.gamma * alive * value_next - value};
+}
 
-// Departure-indexed. `value_next` is already the bootstrap of the step: 0, V(final observation) or V[t+1].
+// Departure-indexed, here and below. `bootstrap` is the value of what follows the step: 0, V(final observation) or
+// V[t+1]; `continues`: whether the next step belongs to the same episode and lies in the row.
 template <class T>
-HL_HD T gae_delta(const GaeCoefficients<T>& k, T reward, T value, T value_next) {
-  return reward + k.gamma * value_next - value;
+HL_HD T td_error(const Discount<T>& k, T reward, T value, T bootstrap) {
+  return reward + k.gamma * bootstrap - value;
+}
+
+template <class T>
+HL_HD Affine<T> gae_step(const Discount<T>& k, T reward, T value, T bootstrap, bool continues) {
+  return {continues ? k.decay : T(0), td_error(k, reward, value, bootstrap)};
+}
+
+// y is the return itself: r + gamma * ((1 - lambda) * V[t+1] + lambda * y[t+1]).
+template <class T>
+HL_HD Affine<T> td_lambda_step(const Discount<T>& k, T reward, T bootstrap, bool continues) {
+  return {continues ? k.decay : T(0), reward + (continues ? k.rest : k.gamma) * bootstrap};
+}
+
+// y is the target minus V.
+template <class T>
+HL_HD Affine<T> vtrace_step(const Discount<T>& k, T rho_clip, T c_clip, T reward, T value, T bootstrap,
+                            T importance, bool continues) {
+  const T a = k.decay * clip_above(importance, c_clip);
+  const T b = clip_above(importance, rho_clip) * td_error(k, reward, value, bootstrap);
+  return {continues ? a : T(0), b};
+}
+
+// y is the target minus Q. The trace is cut by the ratio of the next action: Q[t] is of an action taken already.
+template <class T>
+HL_HD Affine<T> retrace_step(const Discount<T>& k, T c_clip, T reward, T q_value, T bootstrap, T importance_next,
+                             bool continues) {
+  const T a = k.decay * clip_above(importance_next, c_clip);
+  return {continues ? a : T(0), td_error(k, reward, q_value, bootstrap)};
 }
 
 }  // namespace hotloop

@@ -1,157 +1,181 @@
-// Runs of departure-indexed inputs, along time or along rows, for the estimators on the recurrence engine.
+// Departure-indexed inputs, read in runs along time or along rows, and the estimator on the recurrence engine that
+// most ops are: a formula gives the coefficients of a step, everything else is shared.
 #pragma once
 #include "isa_namespace.h"
 #include "../core/estimator_args.h"
+#include "../core/recurrence.h"
+#include "discounts.h"
+#include "runs.h"
 #include "scan_engine.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 
+// One run of every input. Flags are T, or bytes where all of them lie in memory as bytes without gaps; absent ones
+// and what belongs to them are not read.
 template <class T>
-struct ConstantRuns {
-  alignas(64) T zero[kLanes];
-  alignas(64) T one[kLanes];
-  constexpr ConstantRuns() : zero(), one() {
-    for (int64_t i = 0; i < kLanes; ++i) one[i] = T(1);
+struct DepartureRun {
+  const T *reward, *value, *next, *baseline, *truncation_value, *ratio;
+  const void *terminated, *truncated, *valid;
+};
+
+// The same with the types and the presence of the flags known, so that one loop is compiled for each combination.
+template <class T, class Flag, bool kTruncated, bool kValid>
+struct Steps {
+  const T *reward, *value, *next, *baseline, *truncation_value, *ratio;
+  const Flag *terminated, *truncated, *valid;
+
+  explicit Steps(const DepartureRun<T>& r)
+      : reward(r.reward),
+        value(r.value),
+        next(r.next),
+        baseline(r.baseline),
+        truncation_value(r.truncation_value),
+        ratio(r.ratio),
+        terminated(static_cast<const Flag*>(r.terminated)),
+        truncated(static_cast<const Flag*>(r.truncated)),
+        valid(static_cast<const Flag*>(r.valid)) {}
+
+  bool is_valid(int64_t i) const { return !kValid || valid[i] != Flag(0); }
+  bool ends(int64_t i) const {
+    return kTruncated ? (terminated[i] != Flag(0)) | (truncated[i] != Flag(0)) : terminated[i] != Flag(0);
   }
-};
-// constexpr: an initialiser that runs when the module is loaded would use this file's instruction set.
-template <class T>
-static constexpr ConstantRuns<T> kConstant{};
-
-// gamma and gamma * lambda of one row ...
-template <class T>
-struct Discount {
-  T gamma;
-  T decay;
-  Discount at(int64_t) const { return *this; }
-};
-
-// ... and of neighbouring rows.
-template <class T>
-struct DiscountRun {
-  const T* gamma;
-  const T* gae_lambda;
-  Discount<T> at(int64_t i) const { return {gamma[i], gamma[i] * gae_lambda[i]}; }
-};
-
-template <class T>
-static inline Discount<T> discount_of_row(const DiscountArgs& d, int64_t row) {
-  T gamma = static_cast<T>(d.gamma), gae_lambda = static_cast<T>(d.gae_lambda);
-  if (d.gammas.data != nullptr) gamma = *load_along_rows(d.gammas, row, 0, 1, &gamma);
-  if (d.gae_lambdas.data != nullptr) gae_lambda = *load_along_rows(d.gae_lambdas, row, 0, 1, &gae_lambda);
-  return {gamma, gamma * gae_lambda};
-}
-
-template <class T>
-static inline const T* factor_of_rows(const Matrix& column, double scalar, int64_t row, int64_t count,
-                                      T* scratch) {
-  if (column.data != nullptr) return load_along_rows(column, row, 0, count, scratch);
-  for (int64_t i = 0; i < count; ++i) scratch[i] = static_cast<T>(scalar);
-  return scratch;
-}
-
-template <class T>
-static inline DiscountRun<T> discount_of_rows(const DiscountArgs& d, int64_t row, int64_t count, T* scratch0,
-                                              T* scratch1) {
-  return {factor_of_rows(d.gammas, d.gamma, row, count, scratch0),
-          factor_of_rows(d.gae_lambdas, d.gae_lambda, row, count, scratch1)};
-}
-
-// Calls body(discounts) with whichever kind the rows [row, row + count) need; both scratch runs are used.
-template <class T, class Body>
-static inline void with_discount_of_rows(const DiscountArgs& d, int64_t row, int64_t count, T* scratch0,
-                                         T* scratch1, const Body& body) {
-  if (per_row(d)) {
-    body(discount_of_rows(d, row, count, scratch0, scratch1));
-  } else {
-    body(discount_of_row<T>(d, row));
+  bool is_cut_short(int64_t i) const {
+    return kTruncated ? (truncated[i] != Flag(0)) & (terminated[i] == Flag(0)) : false;
   }
-}
-
-template <class T>
-struct FlagRun {
-  const T *terminated, *truncated, *valid;
-  bool is_valid(int64_t i) const { return valid[i] != T(0); }
-  bool ends(int64_t i) const { return (terminated[i] != T(0)) | (truncated[i] != T(0)); }
-  // Whether what follows step i belongs to the same episode.
-  bool continues(int64_t i) const { return is_valid(i) & !ends(i); }
-};
-
-// `next` is V[t+1], last_values after the last step.
-template <class T>
-struct DepartureRun : FlagRun<T> {
-  const T *reward, *value, *next, *truncation_value;
   T bootstrap(int64_t i) const {
-    const T following = next[i], final_observation = truncation_value[i];
-    const T value_next = this->truncated[i] != T(0) ? final_observation : following;
-    return this->terminated[i] != T(0) ? T(0) : value_next;
+    T following = next[i];
+    if (kTruncated) {
+      const T final_observation = truncation_value[i];
+      following = truncated[i] != Flag(0) ? final_observation : following;
+    }
+    return terminated[i] != Flag(0) ? T(0) : following;
   }
 };
 
-template <bool kTime, class T>
-static inline const T* load_optional(const Matrix& m, int64_t row, int64_t t, int64_t count, T* scratch,
-                                     const T* otherwise) {
-  if (m.data == nullptr) return otherwise;
-  return kTime ? load_along_time(m, row, t, count, scratch) : load_along_rows(m, row, t, count, scratch);
+static inline bool same_view(const Matrix& a, const Matrix& b) {
+  return a.data == b.data && a.dtype == b.dtype && a.row_stride == b.row_stride && a.time_stride == b.time_stride;
 }
 
-// Uses the scratch runs [first, first + 3).
-template <bool kTime, class T>
-static inline FlagRun<T> load_flags(const DepartureArgs& d, int64_t row, int64_t t, int64_t count, Scratch<T>& s,
-                                    int first) {
-  const ConstantRuns<T>& constant = kConstant<T>;
-  return {load_optional<kTime>(d.terminated, row, t, count, s.run[first], constant.zero),
-          load_optional<kTime>(d.truncated, row, t, count, s.run[first + 1], constant.zero),
-          load_optional<kTime>(d.valid, row, t, count, s.run[first + 2], constant.one)};
-}
+template <class T>
+struct DepartureReader {
+  const DepartureArgs& d;
+  int ratio_shift;  // 1: a step needs the ratio of the next step
+  bool bytes;
 
-// The values after each step of a run; `scratch` holds them where they are not in one piece.
-template <bool kTime, class T>
-static inline const T* load_next_values(const DepartureArgs& d, int64_t row, int64_t t, int64_t count,
-                                        T* scratch) {
-  const T* zero = kConstant<T>.zero;
-  if (!kTime) {
-    return t + 1 == d.horizon ? load_optional<false>(d.last_values, row, 0, count, scratch, zero)
-                              : load_optional<false>(d.values, row, t + 1, count, scratch, zero);
+  DepartureReader(const DepartureArgs& args, bool lanes, int shift)
+      : d(args), ratio_shift(shift), bytes(bytes_along(lanes)) {}
+
+  bool bytes_along(bool lanes) const {
+    for (const Matrix* m : {&d.terminated, &d.truncated, &d.valid}) {
+      if (m->data == nullptr) continue;
+      if (itemsize(m->dtype) != 1 || (lanes ? m->row_stride : m->time_stride) != 1) return false;
+    }
+    return true;
   }
-  if (t + count < d.horizon) return load_optional<true>(d.values, row, t + 1, count, scratch, zero);
-  const T* inner = count > 1 ? load_optional<true>(d.values, row, t + 1, count - 1, scratch, zero) : scratch;
-  if (inner != scratch) std::memcpy(scratch, inner, static_cast<size_t>(count - 1) * sizeof(T));
-  T last;
-  scratch[count - 1] = *load_optional<false>(d.last_values, row, 0, 1, &last, zero);
-  return scratch;
-}
 
-// Uses the scratch runs [0, 7).
-template <bool kTime, class T>
-static inline DepartureRun<T> load_departure(const DepartureArgs& d, int64_t row, int64_t t, int64_t count,
-                                             Scratch<T>& s) {
-  DepartureRun<T> run;
-  static_cast<FlagRun<T>&>(run) = load_flags<kTime>(d, row, t, count, s, 0);
-  run.reward = load_optional<kTime>(d.rewards, row, t, count, s.run[3], kConstant<T>.zero);
-  run.value = load_optional<kTime>(d.values, row, t, count, s.run[4], kConstant<T>.zero);
-  run.next = load_next_values<kTime>(d, row, t, count, s.run[5]);
-  // Without truncation values no flag is set, and what is read is never used.
-  run.truncation_value = load_optional<kTime>(d.truncation_values, row, t, count, s.run[6], run.truncated);
-  return run;
-}
-
-template <bool kTime, class T>
-static inline void store_run_at(const Matrix& m, int64_t row, int64_t t, int64_t count, const T* in) {
-  if (kTime) {
-    store_along_time(m, row, t, count, in);
-  } else {
-    store_along_rows(m, row, t, count, in);
+  // Whether all inputs lie end to end, so that whole rows can be read as one run.
+  bool flat() const {
+    if (per_row(d.discounts)) return false;
+    for (const Matrix* m : {&d.terminated, &d.truncated, &d.valid}) {
+      if (m->data == nullptr) continue;
+      const bool contiguous = m->row_stride == d.horizon && m->time_stride == 1;
+      if (!contiguous || (!bytes && m->dtype != DTypeOf<T>::value)) return false;
+    }
+    for (const Matrix* m : {&d.rewards, &d.values, &d.baseline, &d.truncation_values, &d.importance}) {
+      if (m->data != nullptr && !end_to_end<T>(*m, d.horizon)) return false;
+    }
+    return true;
   }
-}
 
-// The value of a row (or of neighbouring rows) one step before or after a run, kept between chunks:
-// one slot a row in both layouts.
-template <bool kTime, class T>
-static inline T* carried_of(Scratch<T>& s, int64_t row) {
-  return kTime ? s.carried + row % kRows : s.carried;
-}
+  template <bool kTime>
+  const void* flag(const Matrix& m, int64_t row, int64_t t, int64_t count, T* scratch) const {
+    if (bytes && m.data != nullptr) return m.data + row * m.row_stride + t * m.time_stride;
+    return load_or_zeros<kTime>(m, row, t, count, scratch);
+  }
+
+  // Uses the scratch runs [0, 9).
+  template <bool kTime>
+  DepartureRun<T> load(int64_t row, int64_t t, int64_t count, Scratch<T>& s) const {
+    DepartureRun<T> run;
+    run.terminated = flag<kTime>(d.terminated, row, t, count, s.run[0]);
+    run.truncated = flag<kTime>(d.truncated, row, t, count, s.run[1]);
+    run.valid = flag<kTime>(d.valid, row, t, count, s.run[2]);
+    run.reward = load_or_zeros<kTime>(d.rewards, row, t, count, s.run[3]);
+    run.value = load_or_zeros<kTime>(d.values, row, t, count, s.run[4]);
+    run.next = load_later<kTime>(d.values, d.last_values, d.horizon, row, t, count, s.run[5]);
+    run.baseline =
+        same_view(d.baseline, d.values) ? run.value : load_or_zeros<kTime>(d.baseline, row, t, count, s.run[6]);
+    run.truncation_value = load_or_zeros<kTime>(d.truncation_values, row, t, count, s.run[7]);
+    run.ratio = ratio_shift != 0 ? load_later<kTime>(d.importance, Matrix{}, d.horizon, row, t, count, s.run[8])
+                                 : load_or_zeros<kTime>(d.importance, row, t, count, s.run[8]);
+    return run;
+  }
+
+  // From the first step of `row` on, over the ends of rows: `next` (and a shifted ratio) of a row's last step is
+  // what the next row holds, and wrong.
+  DepartureRun<T> load_flat(int64_t row) const {
+    const auto at = [&](const Matrix& m) { return m.data != nullptr ? row_of<T>(m, row) : kZeros<T>; };
+    const auto flag_at = [&](const Matrix& m) -> const void* {
+      return m.data == nullptr ? nullptr : bytes ? m.data + row * d.horizon : static_cast<const void*>(at(m));
+    };
+    DepartureRun<T> run;
+    run.terminated = flag_at(d.terminated);
+    run.truncated = flag_at(d.truncated);
+    run.valid = flag_at(d.valid);
+    run.reward = at(d.rewards);
+    run.value = at(d.values);
+    run.next = d.values.data != nullptr ? run.value + 1 : kZeros<T>;
+    run.baseline = at(d.baseline);
+    run.truncation_value = at(d.truncation_values);
+    run.ratio = d.importance.data != nullptr ? at(d.importance) + ratio_shift : kZeros<T>;
+    return run;
+  }
+
+  // The last step of `row` alone, from what load_flat gave; its index in that is `i`.
+  DepartureRun<T> last_of_flat(DepartureRun<T> run, int64_t row, int64_t i, T* scratch) const {
+    const int64_t flag_bytes = i * (bytes ? 1 : static_cast<int64_t>(sizeof(T)));
+    const auto flag_at = [&](const void* flags) -> const void* {
+      return flags == nullptr ? nullptr : static_cast<const char*>(flags) + flag_bytes;
+    };
+    for (const void** flags : {&run.terminated, &run.truncated, &run.valid}) *flags = flag_at(*flags);
+    for (const T** each : {&run.reward, &run.value, &run.baseline, &run.truncation_value}) *each += i;
+    run.next = load_or_zeros<false>(d.last_values, row, 0, 1, scratch);
+    run.ratio = ratio_shift != 0 ? kZeros<T> : run.ratio + i;
+    return run;
+  }
+
+  // A run of one step, its flags copied into `flags` so that they are all there and of one type.
+  Steps<T, T, true, true> single(DepartureRun<T> run, T* flags) const {
+    const auto value = [&](const Matrix& m, const void* flag, T otherwise) {
+      if (m.data == nullptr) return otherwise;
+      return bytes ? static_cast<T>(*static_cast<const uint8_t*>(flag)) : *static_cast<const T*>(flag);
+    };
+    flags[0] = value(d.terminated, run.terminated, T(0));
+    flags[1] = value(d.truncated, run.truncated, T(0));
+    flags[2] = value(d.valid, run.valid, T(1));
+    run.terminated = flags;
+    run.truncated = flags + 1;
+    run.valid = flags + 2;
+    return Steps<T, T, true, true>(run);
+  }
+
+  template <class Flag, class Body>
+  void with_flags(const DepartureRun<T>& run, const Body& body) const {
+    const bool truncated = d.truncated.data != nullptr, valid = d.valid.data != nullptr;
+    if (truncated && valid) return body(Steps<T, Flag, true, true>(run));
+    if (truncated) return body(Steps<T, Flag, true, false>(run));
+    if (valid) return body(Steps<T, Flag, false, true>(run));
+    body(Steps<T, Flag, false, false>(run));
+  }
+
+  // Calls body(steps) with the loop's types known.
+  template <class Body>
+  void with_steps(const DepartureRun<T>& run, const Body& body) const {
+    if (bytes) return with_flags<uint8_t>(run, body);
+    with_flags<T>(run, body);
+  }
+};
 
 }  // namespace HL_ISA_NAMESPACE
 }  // namespace hotloop

@@ -3,7 +3,10 @@
 #include <cstring>
 
 #include "../core/recurrence.h"
+#include "discounts.h"
+#include "runs.h"
 #include "scan_engine.h"
+#include "statistics.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
@@ -12,19 +15,23 @@ namespace {
 template <class T>
 struct PuffEstimator {
   const PuffAdvantageParams& p;
-  PuffCoefficients<T> k;
+  T rho_clip, c_clip;
+  const Statistics<T>& statistics;
 
-  static void steps(const PuffCoefficients<T>& k, int64_t count, const T* __restrict value,
-                    const T* __restrict value_next, const T* __restrict reward_next, const T* __restrict done_next,
-                    const T* __restrict importance, T* __restrict a, T* __restrict b) {
+  template <class Discounts>
+  void steps(const Discounts& k, int64_t count, const T* __restrict value, const T* __restrict value_next,
+             const T* __restrict reward_next, const T* __restrict done_next, const T* __restrict importance,
+             T* __restrict a, T* __restrict b) const {
     for (int64_t i = 0; i < count; ++i) {
-      const Affine<T> step = puff_step(k, value[i], value_next[i], reward_next[i], done_next[i], importance[i]);
+      const Affine<T> step = puff_step(k.at(i), rho_clip, c_clip, value[i], value_next[i], reward_next[i],
+                                       done_next[i], importance[i]);
       a[i] = step.a;
       b[i] = step.b;
     }
   }
 
   void stage_time(int64_t row, int64_t t, int64_t count, T* a, T* b, Scratch<T>& s) const {
+    const OneDiscount<T> k{discount_of_row<T>(p.discounts, row)};
     const bool last = t + count == p.horizon;
     const int64_t inner = last ? count - 1 : count;  // steps whose successor lies in the matrices
     const T* value = load_along_time(p.values, row, t, count, s.run[0]);
@@ -58,18 +65,22 @@ struct PuffEstimator {
     const T* value_next = load_along_rows(last ? p.next_values : p.values, row, next, count, s.run[2]);
     const T* reward_next = load_along_rows(last ? p.next_rewards : p.rewards, row, next, count, s.run[3]);
     const T* done_next = load_along_rows(last ? p.next_dones : p.dones, row, next, count, s.run[4]);
-    steps(k, count, value, value_next, reward_next, done_next, importance, a, b);
+    with_discounts<false>(p.discounts, row, count, s.run[5], s.run[6], [&](const auto& k) {
+      steps(k, count, value, value_next, reward_next, done_next, importance, a, b);
+    });
   }
 
   bool flat() const {
-    return end_to_end<T>(p.values, p.horizon) && end_to_end<T>(p.rewards, p.horizon) &&
+    return !per_row(p.discounts) && end_to_end<T>(p.values, p.horizon) && end_to_end<T>(p.rewards, p.horizon) &&
            end_to_end<T>(p.dones, p.horizon) && end_to_end<T>(p.importance, p.horizon) &&
-           end_to_end<T>(p.advantages, p.horizon);
+           end_to_end<T>(p.advantages, p.horizon) &&
+           (p.returns.data == nullptr || end_to_end<T>(p.returns, p.horizon));
   }
 
   // The successor of a row's last step is the next row's first one: computed too, to keep one long loop, and then
   // replaced. The last step of the last row has no successor in memory.
   void stage_flat(int64_t row, int64_t rows, T* a, T* b) const {
+    const OneDiscount<T> k{discount_of_row<T>(p.discounts, row)};
     const T *value = row_of<T>(p.values, row), *reward = row_of<T>(p.rewards, row);
     const T *done = row_of<T>(p.dones, row), *importance = row_of<T>(p.importance, row);
     steps(k, rows * p.horizon - 1, value, value + 1, reward + 1, done + 1, importance, a, b);
@@ -86,25 +97,41 @@ struct PuffEstimator {
     }
   }
 
-  void emit_flat(int64_t row, int64_t rows, const T* y, T*) const {
-    std::memcpy(row_of<T>(p.advantages, row), y, static_cast<size_t>(rows * p.horizon) * sizeof(T));
+  static void add(int64_t count, const T* __restrict x, const T* __restrict y, T* __restrict out) {
+    for (int64_t i = 0; i < count; ++i) out[i] = x[i] + y[i];
   }
 
-  void emit_time(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>&) const {
-    store_along_time(p.advantages, row, t, count, y);
+  void emit_flat(int64_t row, int64_t rows, const T* y, T*) const {
+    const int64_t count = rows * p.horizon;
+    std::memcpy(row_of<T>(p.advantages, row), y, static_cast<size_t>(count) * sizeof(T));
+    if (p.returns.data != nullptr) add(count, y, row_of<T>(p.values, row), row_of<T>(p.returns, row));
+    statistics.rows_done(row, rows);
   }
-  void emit_rows(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>&) const {
-    store_along_rows(p.advantages, row, t, count, y);
+
+  template <bool kTime>
+  void emit(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>& s) const {
+    store_run_at<kTime>(p.advantages, row, t, count, y);
+    if (p.returns.data != nullptr) {
+      add(count, y, load_or_zeros<kTime>(p.values, row, t, count, s.run[0]), s.run[1]);
+      store_run_at<kTime>(p.returns, row, t, count, s.run[1]);
+    }
+    if (t == 0) statistics.rows_done(row, kTime ? 1 : count);
+  }
+  void emit_time(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>& s) const {
+    emit<true>(row, t, count, y, s);
+  }
+  void emit_rows(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>& s) const {
+    emit<false>(row, t, count, y, s);
   }
 };
 
 template <class T>
 void run(const PuffAdvantageParams& p) {
-  const T gamma = static_cast<T>(p.gamma);
-  const PuffEstimator<T> estimator{
-      p, {gamma, gamma * static_cast<T>(p.gae_lambda), static_cast<T>(p.rho_clip), static_cast<T>(p.c_clip)}};
+  const Statistics<T> statistics{p.statistics, p.advantages, Matrix{}, p.horizon};
+  const PuffEstimator<T> estimator{p, static_cast<T>(p.rho_clip), static_cast<T>(p.c_clip), statistics};
   const int64_t bytes = p.segments * p.horizon * 5 * static_cast<int64_t>(sizeof(T));
   scan_from_last<false, T>(estimator, p.segments, p.horizon, rows_are_lanes(p.values), bytes);
+  statistics.finish(p.segments);
 }
 
 }  // namespace

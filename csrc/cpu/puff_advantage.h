@@ -1,5 +1,5 @@
 #pragma once
-#include "../core/view.h"
+#include "../core/estimator_args.h"
 #include "isa.h"
 
 namespace hotloop {
@@ -11,7 +11,10 @@ struct PuffAdvantageParams {
   Matrix values, rewards, dones, importance;             // [S, T]
   Matrix next_values, next_rewards, next_dones;          // [S], all or none: what arrived at step T
   Matrix advantages;                                     // [S, T], written; dtype of values
-  double gamma = 0, gae_lambda = 0, rho_clip = 0, c_clip = 0;
+  Matrix returns;                                        // [S, T] or absent, written: advantages + values
+  StatisticsArgs statistics;                             // of all advantages
+  DiscountArgs discounts;
+  double rho_clip = 0, c_clip = 0;
 };
 
 }  // namespace hotloop

@@ -15,6 +15,8 @@
 //   Short rows that lie end to end are staged as one long run, so that no loop ends in a remainder for each row.
 // * time-major: rows are the vector lanes and nothing needs transposing.
 #pragma once
+#include <cstring>
+
 #include "isa_namespace.h"
 #include "load.h"
 #include "parallel.h"
@@ -62,6 +64,49 @@ static inline void scan_tile(const T* __restrict a, T* __restrict b, int64_t str
   carry[4] = y4, carry[5] = y5, carry[6] = y6, carry[7] = y7;
 }
 
+// By the bits of the exponent: a comparison of floats would not be vectorised.
+static inline bool all_finite(const float* x, int64_t count) {
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bad |= (bits & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
+  }
+  return bad == 0;
+}
+static inline bool all_finite(const double* x, int64_t count) {
+  uint64_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    uint64_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bad |= (bits & 0x7ff0000000000000u) == 0x7ff0000000000000u ? 1u : 0u;
+  }
+  return bad == 0;
+}
+
+// Stages and scans one tile. A cut costs a select in every step, and compilers make a branch of it, which random
+// ends of episodes mispredict: so the plain formula runs first. Where its results are finite nothing has leaked
+// (0 * y is 0), and only where they are not the tile is staged again and scanned with cuts.
+template <bool kCut, bool kForwards, class T, class Stage>
+static inline void stage_and_scan(T* a, T* b, int64_t stride, int64_t count, T* carry, const Stage& stage) {
+  T before[kRows];
+  for (int64_t r = 0; r < kRows; ++r) before[r] = carry[r];
+  stage();
+  scan_tile<false, kForwards>(a, b, stride, count, carry);
+  if (!kCut) return;
+  bool finite = true;
+  if (stride == count) {
+    finite = all_finite(b, kRows * count);
+  } else {
+    for (int64_t r = 0; r < kRows; ++r) finite = finite && all_finite(b + r * stride, count);
+  }
+  if (finite) return;
+  stage();
+  // The rows that are not there hold results of the first scan: zeros, as they were.
+  for (int64_t r = 0; r < kRows; ++r) carry[r] = before[r];
+  scan_tile<true, kForwards>(a, b, stride, count, carry);
+}
+
 template <bool kCut, class T, class Estimator>
 static inline void scan_row_block(const Estimator& estimator, int64_t row0, int64_t rows, int64_t horizon) {
   alignas(64) T a[kRows * kStride];
@@ -69,8 +114,7 @@ static inline void scan_row_block(const Estimator& estimator, int64_t row0, int6
   T carry[kRows] = {};
   if (horizon <= kChunk && estimator.flat()) {
     for (int64_t i = rows * horizon; i < kRows * horizon; ++i) a[i] = b[i] = T(0);  // rows that are not there
-    estimator.stage_flat(row0, rows, a, b);
-    scan_tile<kCut, false>(a, b, horizon, horizon, carry);
+    stage_and_scan<kCut, false>(a, b, horizon, horizon, carry, [&] { estimator.stage_flat(row0, rows, a, b); });
     estimator.emit_flat(row0, rows, b, a);
     return;
   }
@@ -79,10 +123,11 @@ static inline void scan_row_block(const Estimator& estimator, int64_t row0, int6
   for (int64_t end = horizon; end > 0; end -= kChunk) {
     const int64_t begin = end > kChunk ? end - kChunk : 0;
     const int64_t count = end - begin;
-    for (int64_t r = 0; r < rows; ++r) {
-      estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
-    }
-    scan_tile<kCut, false>(a, b, kStride, count, carry);
+    stage_and_scan<kCut, false>(a, b, kStride, count, carry, [&] {
+      for (int64_t r = 0; r < rows; ++r) {
+        estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
+      }
+    });
     for (int64_t r = 0; r < rows; ++r) estimator.emit_time(row0 + r, begin, count, b + r * kStride, scratch);
   }
 }
@@ -110,10 +155,11 @@ static inline void scan_row_block_forwards(const Estimator& estimator, int64_t r
   for (int64_t i = rows * kStride; i < kRows * kStride; ++i) a[i] = b[i] = T(0);  // rows that are not there
   for (int64_t begin = 0; begin < horizon; begin += kChunk) {
     const int64_t count = horizon - begin < kChunk ? horizon - begin : kChunk;
-    for (int64_t r = 0; r < rows; ++r) {
-      estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
-    }
-    scan_tile<kCut, true>(a, b, kStride, count, carry);
+    stage_and_scan<kCut, true>(a, b, kStride, count, carry, [&] {
+      for (int64_t r = 0; r < rows; ++r) {
+        estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
+      }
+    });
     for (int64_t r = 0; r < rows; ++r) estimator.emit_time(row0 + r, begin, count, b + r * kStride, scratch);
   }
 }
@@ -136,6 +182,7 @@ static inline void scan_lane_block_forwards(const Estimator& estimator, int64_t 
 template <bool kCut, class T, class Estimator>
 static inline void scan_from_last(const Estimator& estimator, int64_t rows, int64_t horizon, bool lanes,
                                   int64_t bytes) {
+  if (horizon == 0) return;  // a last step is taken for granted below
   const int64_t width = lanes ? kLanes : kRows;
   parallel_blocks((rows + width - 1) / width, bytes, [&](int64_t block) {
     const int64_t row0 = block * width;
@@ -151,6 +198,7 @@ static inline void scan_from_last(const Estimator& estimator, int64_t rows, int6
 template <bool kCut, class T, class Estimator>
 static inline void scan_from_first(const Estimator& estimator, int64_t rows, int64_t horizon, bool lanes,
                                    int64_t bytes) {
+  if (horizon == 0) return;  // a last step is taken for granted below
   const int64_t width = lanes ? kLanes : kRows;
   parallel_blocks((rows + width - 1) / width, bytes, [&](int64_t block) {
     const int64_t row0 = block * width;

@@ -88,19 +88,11 @@ def delta_lambda_advantages(
     gae_lambda: float,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Arrival-indexed lambda-weighted sums of TD errors `[B, T]`, differentiable in `values`."""
-    alive = 1.0 - cuts
-    deltas = rewards[:, 1:] + gamma * alive[:, 1:] * values[:, 1:] - values[:, :-1]
-    decay = gamma * gae_lambda * alive[:, 1:]
-    if valid is not None:
-        deltas = torch.where(valid[:, :-1].bool(), deltas, 0.0)
-        decay = torch.where(valid[:, :-1].bool(), decay, 0.0)
-    trace = torch.zeros_like(values[:, 0])
-    columns = [trace]
-    for t in range(deltas.shape[1] - 1, -1, -1):
-        trace = deltas[:, t] + decay[:, t] * trace
-        columns.append(trace)
-    return torch.stack(columns[::-1], dim=1)
+    """Arrival-indexed lambda-weighted sums of TD errors `[B, T]`, differentiable in `values`.
+
+    An invalid step has none, and nothing crosses it.
+    """
+    return ops.delta_lambda(values, rewards, cuts, gamma, gae_lambda, valid=valid)
 
 
 def forward_policy_for_training(

@@ -4,6 +4,8 @@ Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torc
 """
 
 from hotloop.ops.categorical import categorical_evaluate, categorical_sample
+from hotloop.ops.delta_lambda import delta_lambda
+from hotloop.ops.discounted_return import discounted_return
 from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
 from hotloop.ops.gather_plan import GatherPlan
@@ -11,6 +13,8 @@ from hotloop.ops.gaussian import gaussian_evaluate, gaussian_sample
 from hotloop.ops.last_actions import LastActions
 from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
+from hotloop.ops.retrace import retrace
+from hotloop.ops.reverse_scan import reverse_scan
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.row_priorities import row_priorities
 from hotloop.ops.sample_segments import sample_segments
@@ -18,9 +22,13 @@ from hotloop.ops.scatter import scatter_
 from hotloop.ops.stage_plan import StagePlan
 from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
+from hotloop.ops.summary import AdvantageSummary
+from hotloop.ops.td_lambda import td_lambda
+from hotloop.ops.vtrace import vtrace
 
 __all__ = [
     "PPO_STATISTICS",
+    "AdvantageSummary",
     "GatherPlan",
     "LastActions",
     "RowCursors",
@@ -28,14 +36,20 @@ __all__ = [
     "StorePlan",
     "categorical_evaluate",
     "categorical_sample",
+    "delta_lambda",
+    "discounted_return",
     "gae",
     "gather",
     "gaussian_evaluate",
     "gaussian_sample",
     "ppo_loss",
     "puff_advantage",
+    "retrace",
+    "reverse_scan",
     "row_priorities",
     "sample_segments",
     "scatter_",
     "store_",
+    "td_lambda",
+    "vtrace",
 ]

@@ -25,6 +25,7 @@ from hotloop import _core
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _LIBRARY = torch.library.Library("hotloop", "DEF")
+_SPLIT_ROWS: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {}
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 
 
@@ -76,46 +77,121 @@ def register(
         outputs: schemas of the outputs that the native function takes after them, such as `"Tensor(a!) out"`.
         allocate: from the inputs to the new outputs (one tensor, a tuple or a list), as the fake does too.
     """
+    register_estimator(name, arguments, outputs, native, allocate)
+    return getattr(torch.ops.hotloop, name).out
+
+
+def register_estimator(
+    name: str,
+    arguments: str,
+    outputs: tuple[str, ...],
+    native: Callable[..., Any],
+    allocate: Callable[..., Any],
+    *,
+    per_row: tuple[str, ...] = (),
+    on_request: tuple[str, ...] = (),
+) -> Callable[..., None]:
+    """`register` for ops whose native function takes more than a schema can say.
+
+    Args:
+        per_row: those `arguments` (of type float) for which the native function takes a tensor `[N]` too. A
+            schema has one type for each, so the ops take the tensor as `<name>_rows`, behind all others;
+            where it is given the float is not read.
+        on_request: schemas of optional outputs such as `"Tensor(a!)? returns"`, which the native function
+            takes between inputs and outputs. Only `name.out` has them.
+
+    Returns:
+        A function with the arguments of the native one, which calls `name.out`.
+    """
     single = len(outputs) == 1
     is_list = "[]" in outputs[0]
+    inputs = [schema.split("=")[0].split()[-1] for schema in arguments.split(",")]
+    requests = [schema.split()[-1] for schema in on_request]
     names = [schema.split()[-1] for schema in outputs]
     returns = "Tensor[]" if is_list else "Tensor" if single else f"({', '.join(['Tensor'] * len(outputs))})"
+    places = [inputs.index(each) for each in per_row]
+    count = len(inputs)
+    split = _SPLIT_ROWS[name] = _row_splitter(places)
 
     # The dispatcher leaves out trailing arguments that equal their defaults.
     defaults: list[Any] = []
 
-    def complete(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def native_inputs(args: tuple[Any, ...]) -> list[Any]:
         if not defaults:
             defaults.extend(a.default_value for a in op._schema.arguments if not a.kwarg_only)
-        return (*args, *defaults[len(args) :])
+        complete = [*args, *defaults[len(args) :]]
+        for place, rows in zip(places, complete[count:], strict=True):
+            if rows is not None:
+                complete[place] = rows
+        return complete[:count]
 
     def implementation(*args: Any) -> Any:
-        args = complete(args)
+        args = tuple(native_inputs(args))
         result = allocate(*args)
         written = (result,) if single else result
-        _call_native(name, native, *args, *written)
+        _call_native(name, native, *args, *[None] * len(requests), *written)
         return result
 
     def out_implementation(*args: Any, **outs: Any) -> None:
-        _call_native(name, native, *complete(args), *(outs[n] for n in names))
+        written = [outs.get(n) for n in requests] + [outs[n] for n in names]
+        _call_native(name, native, *native_inputs(args), *written)
 
     def out_fake(*args: Any, **outs: Any) -> None:
         return None
 
-    _define(f"{name}({arguments}) -> {returns}", implementation, allocate)
-    _define(f"{name}.out({arguments}, *, {', '.join(outputs)}) -> ()", out_implementation, out_fake)
+    def road(*args: Any) -> None:
+        op(*split(args[:count]), **dict(zip(requests + names, args[count:], strict=True)))
+
+    rows_schema = "".join(f", Tensor? {each}_rows=None" for each in per_row)
+    written_schema = ", ".join([*(f"{schema}=None" for schema in on_request), *outputs])
+    _define(f"{name}({arguments}{rows_schema}) -> {returns}", implementation, allocate)
+    _define(f"{name}.out({arguments}{rows_schema}, *, {written_schema}) -> ()", out_implementation, out_fake)
     op = getattr(torch.ops.hotloop, name).out
-    inputs = len(arguments.split(","))
-    if single:
-        out_name = names[0]
-        torch.compiler.substitute_in_graph(native, skip_signature_check=True)(
-            lambda *args: op(*args[:inputs], **{out_name: args[inputs]})
-        )
-    else:
-        torch.compiler.substitute_in_graph(native, skip_signature_check=True)(
-            lambda *args: op(*args[:inputs], **dict(zip(names, args[inputs:], strict=True)))
-        )
-    return op
+    torch.compiler.substitute_in_graph(native, skip_signature_check=True)(road)
+    return road
+
+
+def _row_splitter(places: list[int]) -> Callable[[tuple[Any, ...]], list[Any]]:
+    """From the inputs of a native function to those of its ops: tensors at `places` go behind all others."""
+
+    def split(args: tuple[Any, ...]) -> list[Any]:
+        given = list(args)
+        for place in places:
+            is_rows = isinstance(given[place], Tensor)
+            given.append(given[place] if is_rows else None)
+            if is_rows:
+                given[place] = 0.0
+        return given
+
+    return split
+
+
+def wants_gradient(*inputs: object) -> bool:
+    """Whether autograd must hear of an op on these inputs."""
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+
+
+def refuse_out(name: str, out: object) -> None:
+    """For differentiable ops: a result that autograd is to know of cannot be written into a given tensor."""
+    if out is not None:
+        raise ValueError(f"{name}: out must be None where an input requires grad, got a tensor to write into")
+
+
+def register_gradient(
+    name: str,
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Makes `name` differentiable.
+
+    Returns:
+        A function of the native function's inputs that calls the op which allocates its result: for calls
+        that autograd is to know of.
+    """
+    torch.library.register_autograd(f"hotloop::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
+    op = getattr(torch.ops.hotloop, name).default
+    split = _SPLIT_ROWS[name]
+    return lambda *args: op(*split(args))
 
 
 def register_functional(

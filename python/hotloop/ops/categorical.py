@@ -82,8 +82,7 @@ def categorical_sample(
     Raises:
         TypeError: an argument is no CPU `torch.Tensor` or has an unsupported dtype.
         ValueError: shapes differ, a mask forbids every choice of a head, a number is out of range, or
-        `logits`
-            requires grad.
+            `logits` requires grad.
     """
     actions, log_prob, entropy = _allocate_outputs(logits, nvec) if out is None else out
     if log_probs is None and is_traced(logits, mask):  # the registered op always writes them

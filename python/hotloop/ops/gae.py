@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops._register import register, require_tensor
+from hotloop.ops._register import register_estimator, require_tensor
 
 
 def _allocate(rewards: Tensor, values: Tensor, *_: object) -> tuple[Tensor, Tensor]:
@@ -13,13 +13,15 @@ def _allocate(rewards: Tensor, values: Tensor, *_: object) -> tuple[Tensor, Tens
     return values.new_empty(values.shape), values.new_empty(values.shape)
 
 
-_OUT_OP = register(
+_ROAD = register_estimator(
     "gae",
     "Tensor rewards, Tensor values, Tensor terminated, Tensor? truncated, Tensor last_values, "
     "Tensor? truncation_values, Tensor? valid, float gamma, float gae_lambda, bool time_major=False",
     ("Tensor(a!) advantages", "Tensor(b!) returns"),
     _core.gae,
     _allocate,
+    per_row=("gamma", "gae_lambda"),
+    on_request=("Tensor(c!)? priorities", "Tensor(d!)? summary"),
 )
 
 
@@ -32,9 +34,11 @@ def gae(
     last_values: Tensor,
     truncation_values: Tensor | None = None,
     valid: Tensor | None = None,
-    gamma: float,
-    gae_lambda: float,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
     time_major: bool = False,
+    priorities: Tensor | None = None,
+    summary: Tensor | None = None,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns of rows whose rewards and flags are departure-indexed (Schulman et al. 2016).
@@ -60,9 +64,12 @@ def gae(
         truncation_values: the same shape, V of the final observation where `truncated`; not read elsewhere.
         valid: the same shape; false marks a filler step (padding, Gymnasium's NEXT_STEP autoreset): its
             advantage is 0, its return V, and the trace does not cross it.
-        gamma: discount a step, in [0, 1].
-        gae_lambda: in [0, 1].
+        gamma: discount a step, in [0, 1]: a number, or `[N]` for one a row.
+        gae_lambda: in [0, 1], likewise.
         time_major: whether the first dimension is time.
+        priorities: `[N]`, dtype of `values`, written to where given: the sum of |A| of each row, as
+            `row_priorities` gives it.
+        summary: `[6]`, float64, written to where given: see `AdvantageSummary`.
         out: `(advantages, returns)` to write into, dtype of `values`, memory of their own.
 
     All tensors are read in place whatever their strides. Not differentiable.
@@ -78,11 +85,11 @@ def gae(
     advantages, returns = _allocate(rewards, values) if out is None else out
     native = _core.gae(
         rewards, values, terminated, truncated, last_values, truncation_values, valid, gamma, gae_lambda,
-        time_major, advantages, returns,
+        time_major, priorities, summary, advantages, returns,
     )  # fmt: skip
     if native is NotImplemented:
-        _OUT_OP(
+        _ROAD(
             rewards, values, terminated, truncated, last_values, truncation_values, valid, gamma, gae_lambda,
-            time_major, advantages=advantages, returns=returns,
+            time_major, priorities, summary, advantages, returns,
         )  # fmt: skip
     return advantages, returns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops._register import native_face, register, require_tensor
+from hotloop.ops._register import native_face, register_estimator, require_tensor
 
 
 def _allocate(values: Tensor, *_: object) -> Tensor:
@@ -13,7 +13,7 @@ def _allocate(values: Tensor, *_: object) -> Tensor:
     return values.new_empty(values.shape)
 
 
-_OUT_OP = register(
+_ROAD = register_estimator(
     "puff_advantage",
     "Tensor values, Tensor rewards, Tensor dones, Tensor importance, float gamma, float gae_lambda, "
     "float rho_clip=1.0, float c_clip=1.0, Tensor? next_values=None, Tensor? next_rewards=None, "
@@ -21,6 +21,8 @@ _OUT_OP = register(
     ("Tensor(a!) out",),
     _core.puff_advantage,
     _allocate,
+    per_row=("gamma", "gae_lambda"),
+    on_request=("Tensor(b!)? returns", "Tensor(c!)? priorities", "Tensor(d!)? summary"),
 )
 
 
@@ -30,14 +32,17 @@ def puff_advantage(
     rewards: Tensor,
     dones: Tensor,
     importance: Tensor,
-    gamma: float,
-    gae_lambda: float,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
     rho_clip: float = 1.0,
     c_clip: float = 1.0,
     *,
     next_values: Tensor | None = None,
     next_rewards: Tensor | None = None,
     next_dones: Tensor | None = None,
+    returns: Tensor | None = None,
+    priorities: Tensor | None = None,
+    summary: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Advantages of segments whose rewards and dones are arrival-indexed.
@@ -58,10 +63,14 @@ def puff_advantage(
         rewards: `[S, T]`, floating.
         dones: `[S, T]`, bool, uint8 or floating: 1 where an episode ended.
         importance: `[S, T]`, floating: pi_new(a) / pi_old(a); ones for plain GAE.
-        gamma: discount a step, in [0, 1].
-        gae_lambda: in [0, 1].
+        gamma: discount a step, in [0, 1]: a number, or `[S]` for one a segment.
+        gae_lambda: in [0, 1], likewise.
         rho_clip, c_clip: upper limits of the ratio in delta and in the trace; `inf` for none.
         next_values, next_rewards, next_dones: `[S]`, all or none: what arrived at step T.
+        returns: `[S, T]`, dtype of `values`, written to where given: A + V.
+        priorities: `[S]`, dtype of `values`, written to where given: the sum of |A| of each segment, as
+            `row_priorities` gives it.
+        summary: `[6]`, float64, written to where given: see `AdvantageSummary`.
         out: `[S, T]`, dtype of `values`, memory of its own; reuse it to spare page faults.
 
     All tensors are read in place whatever their strides. Not differentiable.
@@ -78,11 +87,11 @@ def puff_advantage(
         out = _allocate(values)
     native = _core.puff_advantage(
         values, rewards, dones, importance, gamma, gae_lambda, rho_clip, c_clip,
-        next_values, next_rewards, next_dones, out,
+        next_values, next_rewards, next_dones, returns, priorities, summary, out,
     )  # fmt: skip
     if native is NotImplemented:
-        _OUT_OP(
+        _ROAD(
             values, rewards, dones, importance, gamma, gae_lambda, rho_clip, c_clip,
-            next_values, next_rewards, next_dones, out=out,
+            next_values, next_rewards, next_dones, returns, priorities, summary, out,
         )  # fmt: skip
     return out

@@ -11,6 +11,7 @@ float16 are widened to float32, and the result is rounded once.
 
 from __future__ import annotations
 
+from hotloop.ops.reference.departure import discounted_return, retrace, td_lambda, vtrace
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.heads import (
     STREAM_CATEGORICAL,
@@ -44,6 +45,7 @@ from hotloop.ops.reference.sampling import (
     random_bits64,
     sample_segments,
 )
+from hotloop.ops.reference.scans import delta_lambda, reverse_scan
 
 __all__ = [
     "PRIORITY_FLOOR",
@@ -58,6 +60,8 @@ __all__ = [
     "RowCursors",
     "categorical_evaluate",
     "categorical_sample",
+    "delta_lambda",
+    "discounted_return",
     "gae",
     "gather",
     "gather_plan",
@@ -69,10 +73,14 @@ __all__ = [
     "ppo_loss",
     "puff_advantage",
     "random_bits64",
+    "retrace",
+    "reverse_scan",
     "row_priorities",
     "sample_segments",
     "scatter_",
     "stage_plan",
     "store_",
     "store_plan",
+    "td_lambda",
+    "vtrace",
 ]
