@@ -43,6 +43,7 @@ FLAGS = [
     "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unused-parameter",
 ]  # fmt: skip
 EXPORTS = "csrc/bind/exports.map"
+PYBIND_UNIT = "csrc/bind/pybind_unit.cpp"  # what it includes is not compiled by itself
 SANITIZE = os.environ.get("HOTLOOP_SANITIZE", "")
 # A finding ends the process: a report in the middle of a log is read by nobody.
 SANITIZE_FLAGS = (
@@ -67,7 +68,10 @@ def is_x86() -> bool:
 def translation_units() -> list[tuple[str, str, list[str]]]:
     """(source, object name, extra flags) of everything that is compiled."""
     units = []
+    parts = set(re.findall(r'^#include "(\w+\.cpp)"$', (ROOT / PYBIND_UNIT).read_text(), re.MULTILINE))
     for source in sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*/*.cpp")):
+        if Path(source).name in parts:
+            continue
         stem = "_".join(Path(source).with_suffix("").parts[1:])
         if Path(source).parts[1] == "cpu" and Path(source).stem in SIMD_KERNELS and is_x86():
             units += [

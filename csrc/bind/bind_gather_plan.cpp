@@ -11,9 +11,8 @@ namespace py = pybind11;
 
 namespace {
 
-constexpr const char* kOp = "GatherPlan.gather";
-
 struct GatherPlan {
+  static constexpr const char* kOp = "GatherPlan.gather";
   LeafPaths paths;
   py::tuple out;  // tensors of the caller's; what is read in their place is looked up at every call
   std::vector<double> scales;

@@ -11,8 +11,6 @@ namespace py = pybind11;
 
 namespace {
 
-constexpr const char* kOp = "StagePlan.stage";
-
 std::vector<std::string> named(const char* arg, const std::vector<std::string>& names) {
   std::vector<std::string> all;
   for (const std::string& name : names) all.push_back(std::string(arg) + "[" + name + "]");
@@ -20,6 +18,7 @@ std::vector<std::string> named(const char* arg, const std::vector<std::string>& 
 }
 
 struct StagePlan {
+  static constexpr const char* kOp = "StagePlan.stage";
   py::tuple targets;  // tensors [n, ...]
   std::vector<std::string> target_names, source_names;
   std::vector<double> scales;

@@ -12,9 +12,8 @@ namespace py = pybind11;
 
 namespace {
 
-constexpr const char* kOp = "StorePlan.store";
-
 struct StorePlan {
+  static constexpr const char* kOp = "StorePlan.store";
   py::object buffer;
   LeafPaths paths;
   LeafPaths action_path;

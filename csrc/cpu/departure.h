@@ -19,8 +19,9 @@ struct DepartureRun {
   const void *terminated, *truncated, *valid;
 };
 
-// The same with the types and the presence of the flags known, so that one loop is compiled for each combination.
-template <class T, class Flag, bool kTruncated, bool kValid>
+// The same with the type of the flags known, and whether there are others than `terminated` (kOptional: both, the
+// absent one as a constant): one loop is compiled for each combination.
+template <class T, class Flag, bool kOptional>
 struct Steps {
   const T *reward, *value, *next, *baseline, *truncation_value, *ratio;
   const Flag *terminated, *truncated, *valid;
@@ -36,16 +37,16 @@ struct Steps {
         truncated(static_cast<const Flag*>(r.truncated)),
         valid(static_cast<const Flag*>(r.valid)) {}
 
-  bool is_valid(int64_t i) const { return !kValid || valid[i] != Flag(0); }
+  bool is_valid(int64_t i) const { return !kOptional || valid[i] != Flag(0); }
   bool ends(int64_t i) const {
-    return kTruncated ? (terminated[i] != Flag(0)) | (truncated[i] != Flag(0)) : terminated[i] != Flag(0);
+    return kOptional ? (terminated[i] != Flag(0)) | (truncated[i] != Flag(0)) : terminated[i] != Flag(0);
   }
   bool is_cut_short(int64_t i) const {
-    return kTruncated ? (truncated[i] != Flag(0)) & (terminated[i] == Flag(0)) : false;
+    return kOptional ? (truncated[i] != Flag(0)) & (terminated[i] == Flag(0)) : false;
   }
   T bootstrap(int64_t i) const {
     T following = next[i];
-    if (kTruncated) {
+    if (kOptional) {
       const T final_observation = truncation_value[i];
       following = truncated[i] != Flag(0) ? final_observation : following;
     }
@@ -146,7 +147,7 @@ struct DepartureReader {
   }
 
   // A run of one step, its flags copied into `flags` so that they are all there and of one type.
-  Steps<T, T, true, true> single(DepartureRun<T> run, T* flags) const {
+  Steps<T, T, true> single(DepartureRun<T> run, T* flags) const {
     const auto value = [&](const Matrix& m, const void* flag, T otherwise) {
       if (m.data == nullptr) return otherwise;
       return bytes ? static_cast<T>(*static_cast<const uint8_t*>(flag)) : *static_cast<const T*>(flag);
@@ -157,16 +158,20 @@ struct DepartureReader {
     run.terminated = flags;
     run.truncated = flags + 1;
     run.valid = flags + 2;
-    return Steps<T, T, true, true>(run);
+    return Steps<T, T, true>(run);
+  }
+
+  template <class Flag>
+  Steps<T, Flag, true> with_optional(DepartureRun<T> run) const {
+    if (d.truncated.data == nullptr) run.truncated = kZeros<Flag>;
+    if (d.valid.data == nullptr) run.valid = kOnes<Flag>.value;
+    return Steps<T, Flag, true>(run);
   }
 
   template <class Flag, class Body>
   void with_flags(const DepartureRun<T>& run, const Body& body) const {
-    const bool truncated = d.truncated.data != nullptr, valid = d.valid.data != nullptr;
-    if (truncated && valid) return body(Steps<T, Flag, true, true>(run));
-    if (truncated) return body(Steps<T, Flag, true, false>(run));
-    if (valid) return body(Steps<T, Flag, false, true>(run));
-    body(Steps<T, Flag, false, false>(run));
+    if (d.truncated.data != nullptr || d.valid.data != nullptr) return body(with_optional<Flag>(run));
+    body(Steps<T, Flag, false>(run));
   }
 
   // Calls body(steps) with the loop's types known.
@@ -174,6 +179,13 @@ struct DepartureReader {
   void with_steps(const DepartureRun<T>& run, const Body& body) const {
     if (bytes) return with_flags<uint8_t>(run, body);
     with_flags<T>(run, body);
+  }
+
+  // The same for gradients, whose loops are compiled with all flags only.
+  template <class Body>
+  void with_all_steps(const DepartureRun<T>& run, const Body& body) const {
+    if (bytes) return body(with_optional<uint8_t>(run));
+    body(with_optional<T>(run));
   }
 };
 

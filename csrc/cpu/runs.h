@@ -13,6 +13,17 @@ namespace HL_ISA_NAMESPACE {
 template <class T>
 alignas(64) static constexpr T kZeros[kRows * kChunk] = {};
 
+// The same of ones. Not std::array, whose functions the linker could merge across instruction sets.
+template <class T>
+struct Ones {
+  T value[kRows * kChunk];
+  constexpr Ones() : value() {
+    for (T& each : value) each = T(1);
+  }
+};
+template <class T>
+alignas(64) static constexpr Ones<T> kOnes;
+
 template <bool kTime, class T>
 static inline const T* load_or_zeros(const Matrix& m, int64_t row, int64_t t, int64_t count, T* scratch) {
   if (m.data == nullptr) return kZeros<T>;

@@ -34,7 +34,7 @@ struct TdLambdaBackward {
     for (int64_t i = 0; i < missing; ++i) out[i] = T(0);
     if (missing == count) return;
     const int64_t from = kTime ? t - 1 + missing : t - 1;
-    reader.with_steps(reader.template load<kTime>(row, from, count - missing, s), [&](const auto& run) {
+    reader.with_all_steps(reader.template load<kTime>(row, from, count - missing, s), [&](const auto& run) {
       for (int64_t i = 0; i < count - missing; ++i) {
         out[missing + i] = run.is_valid(i) & !run.ends(i) ? T(1) : T(0);
       }
@@ -57,7 +57,7 @@ struct TdLambdaBackward {
     const T* earlier = shifted_earlier<kTime>(row, count, t == 0, l, s.run[11], s);
     const DepartureRun<T> loaded = reader.template load<kTime>(row, t, count, s);
     with_discounts<kTime>(p.in.discounts, row, count, s.run[7], s.run[8], [&](const auto& discounts) {
-      reader.with_steps(loaded, [&](const auto& run) {
+      reader.with_all_steps(loaded, [&](const auto& run) {
         for (int64_t i = 0; i < count; ++i) {
           const Discount<T> k = discounts.at(i);
           rewards[i] = run.is_valid(i) ? l[i] : T(0);
