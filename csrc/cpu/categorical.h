@@ -35,4 +35,4 @@ struct CategoricalBackwardParams {
 }  // namespace hotloop
 
 HL_DECLARE_KERNEL(categorical, CategoricalParams)
-HL_DECLARE_KERNEL(categorical_backward, CategoricalBackwardParams)
+HL_DECLARE_KERNEL_AVX2(categorical_backward, CategoricalBackwardParams)

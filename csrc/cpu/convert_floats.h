@@ -18,4 +18,4 @@ struct ConvertFloatsParams {
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(convert_floats, ConvertFloatsParams)
+HL_DECLARE_KERNEL_AVX2(convert_floats, ConvertFloatsParams)

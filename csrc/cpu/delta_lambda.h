@@ -28,5 +28,5 @@ struct DeltaLambdaBackwardParams {
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(delta_lambda, DeltaLambdaParams)
-HL_DECLARE_KERNEL(delta_lambda_backward, DeltaLambdaBackwardParams)
+HL_DECLARE_KERNEL_AVX2(delta_lambda, DeltaLambdaParams)
+HL_DECLARE_KERNEL_AVX2(delta_lambda_backward, DeltaLambdaBackwardParams)

@@ -168,22 +168,15 @@ struct DepartureReader {
     return Steps<T, Flag, true>(run);
   }
 
-  template <class Flag, class Body>
-  void with_flags(const DepartureRun<T>& run, const Body& body) const {
-    if (d.truncated.data != nullptr || d.valid.data != nullptr) return body(with_optional<Flag>(run));
-    body(Steps<T, Flag, false>(run));
-  }
-
-  // Calls body(steps) with the loop's types known.
-  template <class Body>
+  // Calls body(steps) with the loop's types known. kLean: compiled for `terminated` alone, too.
+  template <bool kLean, class Body>
   void with_steps(const DepartureRun<T>& run, const Body& body) const {
-    if (bytes) return with_flags<uint8_t>(run, body);
-    with_flags<T>(run, body);
-  }
-
-  // The same for gradients, whose loops are compiled with all flags only.
-  template <class Body>
-  void with_all_steps(const DepartureRun<T>& run, const Body& body) const {
+    if constexpr (kLean) {
+      if (d.truncated.data == nullptr && d.valid.data == nullptr) {
+        if (bytes) return body(Steps<T, uint8_t, false>(run));
+        return body(Steps<T, T, false>(run));
+      }
+    }
     if (bytes) return body(with_optional<uint8_t>(run));
     body(with_optional<T>(run));
   }

@@ -2,6 +2,7 @@
 //
 // A formula is a struct with
 //   kRatioShift        0, or 1 where a step needs the ratio of the next step
+//   kLean              whether loops without truncated and valid are worth compiling
 //   step(steps, i, k, continues)   the coefficients of step i; `continues`: no episode ends there, nor does the row
 //   idle(steps, i)     the result of a step that is not valid
 #pragma once
@@ -34,6 +35,7 @@ struct DepartureEstimator {
   template <class Run, class Discounts>
   void coefficients(const Run& run, const Discounts& discounts, int64_t count, bool last, T* __restrict a,
                     T* __restrict b) const {
+    HL_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
       const bool valid = run.is_valid(i);
       const Affine<T> step = formula.step(run, i, discounts.at(i), !last & !run.ends(i));
@@ -51,8 +53,9 @@ struct DepartureEstimator {
 
   void stage_time(int64_t row, int64_t t, int64_t count, T* a, T* b, Scratch<T>& s) const {
     const OneDiscount<T> discount{discount_of_row<T>(d.discounts, row)};
-    reader.with_steps(reader.template load<true>(row, t, count, s),
-                      [&](const auto& run) { coefficients(run, discount, count, false, a, b); });
+    reader.template with_steps<Formula::kLean>(reader.template load<true>(row, t, count, s), [&](const auto& run) {
+      coefficients(run, discount, count, false, a, b);
+    });
     if (t + count < d.horizon) return;
     last_step(reader.template load<true>(row, d.horizon - 1, 1, s), discount, a + count - 1, b + count - 1);
   }
@@ -61,7 +64,8 @@ struct DepartureEstimator {
     const DepartureRun<T> loaded = reader.template load<false>(row, t, count, s);
     const bool last = t + 1 == d.horizon;
     with_discounts<false>(d.discounts, row, count, s.run[10], s.run[11], [&](const auto& discounts) {
-      reader.with_steps(loaded, [&](const auto& run) { coefficients(run, discounts, count, last, a, b); });
+      reader.template with_steps<Formula::kLean>(
+          loaded, [&](const auto& run) { coefficients(run, discounts, count, last, a, b); });
     });
   }
 
@@ -70,8 +74,8 @@ struct DepartureEstimator {
   void stage_flat(int64_t row, int64_t rows, T* a, T* b) const {
     const OneDiscount<T> discount{discount_of_row<T>(d.discounts, row)};
     const DepartureRun<T> whole = reader.load_flat(row);
-    reader.with_steps(whole,
-                      [&](const auto& run) { coefficients(run, discount, rows * d.horizon - 1, false, a, b); });
+    reader.template with_steps<Formula::kLean>(
+        whole, [&](const auto& run) { coefficients(run, discount, rows * d.horizon - 1, false, a, b); });
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = (r + 1) * d.horizon - 1;
       T scratch;
@@ -83,9 +87,10 @@ struct DepartureEstimator {
     for (int64_t i = 0; i < count; ++i) out[i] = x[i] + y[i];
   }
 
+  T* flat_result(int64_t row) const { return result.data != nullptr ? row_of<T>(result, row) : nullptr; }
   void emit_flat(int64_t row, int64_t rows, const T* y, T*) const {
     const int64_t count = rows * d.horizon;
-    if (result.data != nullptr) std::memcpy(row_of<T>(result, row), y, static_cast<size_t>(count) * sizeof(T));
+    if (result.data != nullptr) put_flat(result, row, count, y);
     if (target.data != nullptr) add(count, y, row_of<T>(d.baseline, row), row_of<T>(target, row));
   }
 

@@ -52,5 +52,17 @@ static inline void with_discounts(const DiscountArgs& d, int64_t row, int64_t co
   }
 }
 
+// The same for gradients, compiled for one kind of discounts in each layout.
+template <bool kTime, class T, class Body>
+static inline void with_any_discounts(const DiscountArgs& d, int64_t row, int64_t count, T* scratch0, T* scratch1,
+                                      const Body& body) {
+  if constexpr (kTime) {
+    body(OneDiscount<T>{discount_of_row<T>(d, row)});
+  } else {
+    body(DiscountRun<T>{factor_of_rows(d.gammas, d.gamma, row, count, scratch0),
+                        factor_of_rows(d.gae_lambdas, d.gae_lambda, row, count, scratch1)});
+  }
+}
+
 }  // namespace HL_ISA_NAMESPACE
 }  // namespace hotloop

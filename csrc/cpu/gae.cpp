@@ -10,6 +10,7 @@ namespace {
 template <class T>
 struct GaeFormula {
   static constexpr int kRatioShift = 0;
+  static constexpr bool kLean = true;
 
   template <class Run>
   Affine<T> step(const Run& run, int64_t i, const Discount<T>& k, bool continues) const {

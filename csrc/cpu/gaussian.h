@@ -37,5 +37,5 @@ constexpr int64_t kGaussianBlock = 64;
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(gaussian, GaussianParams)
-HL_DECLARE_KERNEL(gaussian_backward, GaussianBackwardParams)
+HL_DECLARE_KERNEL_AVX2(gaussian, GaussianParams)
+HL_DECLARE_KERNEL_AVX2(gaussian_backward, GaussianBackwardParams)

@@ -28,4 +28,4 @@ struct PpoLossParams {
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(ppo_loss, PpoLossParams)
+HL_DECLARE_KERNEL_AVX2(ppo_loss, PpoLossParams)

@@ -22,6 +22,7 @@ struct PuffEstimator {
   void steps(const Discounts& k, int64_t count, const T* __restrict value, const T* __restrict value_next,
              const T* __restrict reward_next, const T* __restrict done_next, const T* __restrict importance,
              T* __restrict a, T* __restrict b) const {
+    HL_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
       const Affine<T> step = puff_step(k.at(i), rho_clip, c_clip, value[i], value_next[i], reward_next[i],
                                        done_next[i], importance[i]);
@@ -101,9 +102,10 @@ struct PuffEstimator {
     for (int64_t i = 0; i < count; ++i) out[i] = x[i] + y[i];
   }
 
+  T* flat_result(int64_t row) const { return row_of<T>(p.advantages, row); }
   void emit_flat(int64_t row, int64_t rows, const T* y, T*) const {
     const int64_t count = rows * p.horizon;
-    std::memcpy(row_of<T>(p.advantages, row), y, static_cast<size_t>(count) * sizeof(T));
+    put_flat(p.advantages, row, count, y);
     if (p.returns.data != nullptr) add(count, y, row_of<T>(p.values, row), row_of<T>(p.returns, row));
     statistics.rows_done(row, rows);
   }

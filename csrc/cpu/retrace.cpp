@@ -9,6 +9,7 @@ namespace {
 template <class T>
 struct RetraceFormula {
   static constexpr int kRatioShift = 1;
+  static constexpr bool kLean = false;
   T c_clip;
 
   template <class Run>

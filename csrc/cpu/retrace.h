@@ -13,4 +13,4 @@ struct RetraceParams {
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(retrace, RetraceParams)
+HL_DECLARE_KERNEL_AVX2(retrace, RetraceParams)

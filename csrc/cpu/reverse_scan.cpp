@@ -43,9 +43,8 @@ struct ReverseScan {
       enter(row + r, 1, a + i, b + i, &scratch);
     }
   }
-  void emit_flat(int64_t row, int64_t rows, const T* y, T*) const {
-    std::memcpy(row_of<T>(p.out, row), y, static_cast<size_t>(rows * p.horizon) * sizeof(T));
-  }
+  T* flat_result(int64_t row) const { return row_of<T>(p.out, row); }
+  void emit_flat(int64_t row, int64_t rows, const T* y, T*) const { put_flat(p.out, row, rows * p.horizon, y); }
   void emit_time(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>&) const {
     store_along_time(p.out, row, t, count, y);
   }

@@ -26,5 +26,5 @@ struct ReverseScanBackwardParams {
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(reverse_scan, ReverseScanParams)
-HL_DECLARE_KERNEL(reverse_scan_backward, ReverseScanBackwardParams)
+HL_DECLARE_KERNEL_AVX2(reverse_scan, ReverseScanParams)
+HL_DECLARE_KERNEL_AVX2(reverse_scan_backward, ReverseScanBackwardParams)

@@ -15,4 +15,4 @@ struct RowPrioritiesParams {
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(row_priorities, RowPrioritiesParams)
+HL_DECLARE_KERNEL_AVX2(row_priorities, RowPrioritiesParams)

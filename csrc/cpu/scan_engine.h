@@ -7,11 +7,12 @@
 //   emit_time / emit_rows(row, t, count, y, scratch)   what to do with the result
 //   flat(), stage_flat(row, rows, a, b), emit_flat   the same for whole short rows that lie end to end in memory
 //                                                    (from the last step to the first only)
+//   flat_result(row)   where emit_flat would copy y to, or null: y may be there already
 //
 // Two layouts, one order of operations (so both give the same bits, whatever the number of threads):
 // * batch-major: the coefficients of kRows rows are computed chunk by chunk into a tile that stays in L1, each row
 //   read in one contiguous stream (rows a power of two apart would evict each other if they were read side by
-//   side); then kRows independent scalar chains run over the tile, which hides the latency of the recurrence.
+//   side); then kRows independent chains run over the tile, which hides the latency of the recurrence.
 //   Short rows that lie end to end are staged as one long run, so that no loop ends in a remainder for each row.
 // * time-major: rows are the vector lanes and nothing needs transposing.
 #pragma once
@@ -20,12 +21,12 @@
 #include "isa_namespace.h"
 #include "load.h"
 #include "parallel.h"
+#include "scan_tile.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 
-constexpr int64_t kRows = 8;  // chains that run side by side: 8 cover mul + add latency (4 + 4 cycles)
-constexpr int64_t kChunk = 128;  // steps per tile: 2 tiles of 8 x 128 floats are 8 KiB, a quarter of L1
+constexpr int64_t kChunk = 128;  // steps per tile: 2 tiles of 16 x 128 floats are 16 KiB, half of L1
 constexpr int64_t kStride = kChunk + 16;  // keeps the rows of a tile in different L1 sets
 constexpr int64_t kLanes = 256;  // rows per block in the time-major layout
 constexpr int64_t kScratchRuns = 12;
@@ -35,34 +36,6 @@ struct Scratch {
   alignas(64) T run[kScratchRuns][kLanes];
   alignas(64) T carried[kLanes];  // the estimator's own, kept from one chunk or step of a block to the next
 };
-
-// kCut: a coefficient of exactly zero cuts the trace, so that NaN or inf beyond a boundary cannot leak (0 * NaN
-// is NaN). Without it the plain formula holds.
-template <bool kCut, class T>
-static inline T affine(T a, T y, T b) {
-  T carried = a * y;
-  if (kCut) carried = a != T(0) ? carried : T(0);
-  return b + carried;
-}
-
-template <bool kCut, bool kForwards, class T>
-static inline void scan_tile(const T* __restrict a, T* __restrict b, int64_t stride, int64_t count, T* carry) {
-  T y0 = carry[0], y1 = carry[1], y2 = carry[2], y3 = carry[3];
-  T y4 = carry[4], y5 = carry[5], y6 = carry[6], y7 = carry[7];
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t t = kForwards ? i : count - 1 - i;
-    b[t] = y0 = affine<kCut>(a[t], y0, b[t]);
-    b[stride + t] = y1 = affine<kCut>(a[stride + t], y1, b[stride + t]);
-    b[2 * stride + t] = y2 = affine<kCut>(a[2 * stride + t], y2, b[2 * stride + t]);
-    b[3 * stride + t] = y3 = affine<kCut>(a[3 * stride + t], y3, b[3 * stride + t]);
-    b[4 * stride + t] = y4 = affine<kCut>(a[4 * stride + t], y4, b[4 * stride + t]);
-    b[5 * stride + t] = y5 = affine<kCut>(a[5 * stride + t], y5, b[5 * stride + t]);
-    b[6 * stride + t] = y6 = affine<kCut>(a[6 * stride + t], y6, b[6 * stride + t]);
-    b[7 * stride + t] = y7 = affine<kCut>(a[7 * stride + t], y7, b[7 * stride + t]);
-  }
-  carry[0] = y0, carry[1] = y1, carry[2] = y2, carry[3] = y3;
-  carry[4] = y4, carry[5] = y5, carry[6] = y6, carry[7] = y7;
-}
 
 // By the bits of the exponent: a comparison of floats would not be vectorised.
 static inline bool all_finite(const float* x, int64_t count) {
@@ -88,23 +61,36 @@ static inline bool all_finite(const double* x, int64_t count) {
 // ends of episodes mispredict: so the plain formula runs first. Where its results are finite nothing has leaked
 // (0 * y is 0), and only where they are not the tile is staged again and scanned with cuts.
 template <bool kCut, bool kForwards, class T, class Stage>
-static inline void stage_and_scan(T* a, T* b, int64_t stride, int64_t count, T* carry, const Stage& stage) {
+static inline void stage_and_scan(const T* a, const T* b, T* y, int64_t stride, int64_t count, T* carry,
+                                  const Stage& stage) {
   T before[kRows];
   for (int64_t r = 0; r < kRows; ++r) before[r] = carry[r];
   stage();
-  scan_tile<false, kForwards>(a, b, stride, count, carry);
+  scan_tile<false, kForwards>(a, b, y, stride, count, carry);
   if (!kCut) return;
   bool finite = true;
   if (stride == count) {
-    finite = all_finite(b, kRows * count);
+    finite = all_finite(y, kRows * count);
   } else {
-    for (int64_t r = 0; r < kRows; ++r) finite = finite && all_finite(b + r * stride, count);
+    for (int64_t r = 0; r < kRows; ++r) finite = finite && all_finite(y + r * stride, count);
   }
   if (finite) return;
   stage();
   // The rows that are not there hold results of the first scan: zeros, as they were.
   for (int64_t r = 0; r < kRows; ++r) carry[r] = before[r];
-  scan_tile<true, kForwards>(a, b, stride, count, carry);
+  scan_tile<true, kForwards>(a, b, y, stride, count, carry);
+}
+
+template <class T>
+static inline T* row_of(const Matrix& m, int64_t row) {
+  return reinterpret_cast<T*>(const_cast<char*>(m.data)) + row * m.row_stride;
+}
+
+// For emit_flat: `y` is copied from the tile, or lies where it belongs.
+template <class T>
+static inline void put_flat(const Matrix& m, int64_t row, int64_t count, const T* y) {
+  T* place = row_of<T>(m, row);
+  if (place != y) std::memcpy(place, y, static_cast<size_t>(count) * sizeof(T));
 }
 
 template <bool kCut, class T, class Estimator>
@@ -114,8 +100,11 @@ static inline void scan_row_block(const Estimator& estimator, int64_t row0, int6
   T carry[kRows] = {};
   if (horizon <= kChunk && estimator.flat()) {
     for (int64_t i = rows * horizon; i < kRows * horizon; ++i) a[i] = b[i] = T(0);  // rows that are not there
-    stage_and_scan<kCut, false>(a, b, horizon, horizon, carry, [&] { estimator.stage_flat(row0, rows, a, b); });
-    estimator.emit_flat(row0, rows, b, a);
+    // A block of all rows is written where it belongs at once.
+    T* result = rows == kRows ? estimator.flat_result(row0) : nullptr;
+    T* y = result != nullptr ? result : b;
+    stage_and_scan<kCut, false>(a, b, y, horizon, horizon, carry, [&] { estimator.stage_flat(row0, rows, a, b); });
+    estimator.emit_flat(row0, rows, y, a);
     return;
   }
   Scratch<T> scratch;
@@ -123,7 +112,7 @@ static inline void scan_row_block(const Estimator& estimator, int64_t row0, int6
   for (int64_t end = horizon; end > 0; end -= kChunk) {
     const int64_t begin = end > kChunk ? end - kChunk : 0;
     const int64_t count = end - begin;
-    stage_and_scan<kCut, false>(a, b, kStride, count, carry, [&] {
+    stage_and_scan<kCut, false>(a, b, b, kStride, count, carry, [&] {
       for (int64_t r = 0; r < rows; ++r) {
         estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
       }
@@ -155,7 +144,7 @@ static inline void scan_row_block_forwards(const Estimator& estimator, int64_t r
   for (int64_t i = rows * kStride; i < kRows * kStride; ++i) a[i] = b[i] = T(0);  // rows that are not there
   for (int64_t begin = 0; begin < horizon; begin += kChunk) {
     const int64_t count = horizon - begin < kChunk ? horizon - begin : kChunk;
-    stage_and_scan<kCut, true>(a, b, kStride, count, carry, [&] {
+    stage_and_scan<kCut, true>(a, b, b, kStride, count, carry, [&] {
       for (int64_t r = 0; r < rows; ++r) {
         estimator.stage_time(row0 + r, begin, count, a + r * kStride, b + r * kStride, scratch);
       }
@@ -215,11 +204,6 @@ static inline void scan_from_first(const Estimator& estimator, int64_t rows, int
 template <class T>
 static inline bool end_to_end(const Matrix& m, int64_t horizon) {
   return m.dtype == DTypeOf<T>::value && m.row_stride == horizon && m.time_stride == 1;
-}
-
-template <class T>
-static inline T* row_of(const Matrix& m, int64_t row) {
-  return reinterpret_cast<T*>(const_cast<char*>(m.data)) + row * m.row_stride;
 }
 
 // Time-major when neighbouring rows touch and neighbouring steps do not.

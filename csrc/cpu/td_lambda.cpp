@@ -9,6 +9,7 @@ namespace {
 template <class T>
 struct TdLambdaFormula {
   static constexpr int kRatioShift = 0;
+  static constexpr bool kLean = true;
 
   template <class Run>
   Affine<T> step(const Run& run, int64_t i, const Discount<T>& k, bool continues) const {
@@ -34,17 +35,18 @@ struct TdLambdaBackward {
     for (int64_t i = 0; i < missing; ++i) out[i] = T(0);
     if (missing == count) return;
     const int64_t from = kTime ? t - 1 + missing : t - 1;
-    reader.with_all_steps(reader.template load<kTime>(row, from, count - missing, s), [&](const auto& run) {
-      for (int64_t i = 0; i < count - missing; ++i) {
-        out[missing + i] = run.is_valid(i) & !run.ends(i) ? T(1) : T(0);
-      }
-    });
+    reader.template with_steps<false>(reader.template load<kTime>(row, from, count - missing, s),
+                                      [&](const auto& run) {
+                                        for (int64_t i = 0; i < count - missing; ++i) {
+                                          out[missing + i] = run.is_valid(i) & !run.ends(i) ? T(1) : T(0);
+                                        }
+                                      });
   }
 
   template <bool kTime>
   void stage(int64_t row, int64_t t, int64_t count, T* a, T* b, Scratch<T>& s) const {
     open<kTime>(row, t, count, a, s);
-    with_discounts<kTime>(p.in.discounts, row, count, s.run[0], s.run[1], [&](const auto& k) {
+    with_any_discounts<kTime>(p.in.discounts, row, count, s.run[0], s.run[1], [&](const auto& k) {
       for (int64_t i = 0; i < count; ++i) a[i] = a[i] != T(0) ? k.at(i).decay : T(0);
     });
     copy_run<kTime>(p.grad, row, t, count, b);
@@ -56,8 +58,8 @@ struct TdLambdaBackward {
     open<kTime>(row, t, count, was_open, s);
     const T* earlier = shifted_earlier<kTime>(row, count, t == 0, l, s.run[11], s);
     const DepartureRun<T> loaded = reader.template load<kTime>(row, t, count, s);
-    with_discounts<kTime>(p.in.discounts, row, count, s.run[7], s.run[8], [&](const auto& discounts) {
-      reader.with_all_steps(loaded, [&](const auto& run) {
+    with_any_discounts<kTime>(p.in.discounts, row, count, s.run[7], s.run[8], [&](const auto& discounts) {
+      reader.template with_steps<false>(loaded, [&](const auto& run) {
         for (int64_t i = 0; i < count; ++i) {
           const Discount<T> k = discounts.at(i);
           rewards[i] = run.is_valid(i) ? l[i] : T(0);

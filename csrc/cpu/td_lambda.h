@@ -20,5 +20,5 @@ struct TdLambdaBackwardParams {
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(td_lambda, TdLambdaParams)
-HL_DECLARE_KERNEL(td_lambda_backward, TdLambdaBackwardParams)
+HL_DECLARE_KERNEL_AVX2(td_lambda, TdLambdaParams)
+HL_DECLARE_KERNEL_AVX2(td_lambda_backward, TdLambdaBackwardParams)

@@ -9,6 +9,7 @@ namespace {
 template <class T>
 struct VtraceFormula {
   static constexpr int kRatioShift = 0;
+  static constexpr bool kLean = true;
   T rho_clip, c_clip;
 
   template <class Run>
@@ -37,16 +38,28 @@ struct VtraceEstimator : DepartureEstimator<T, VtraceFormula<T>> {
   }
 
   // After the last step y_next is 0, so that it needs no loop of its own.
-  template <class Run, class Discounts>
-  void advantages(const Run& run, const Discounts& discounts, int64_t count, const T* __restrict y_next,
-                  T* __restrict out) const {
+  template <bool kCut, class Run, class Discounts>
+  static void advantages(const Run& run, const Discounts& discounts, int64_t count, const T* __restrict y_next,
+                         T pg_rho_clip, T* __restrict out) {
+    HL_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
-      const Discount<T> k = discounts.at(i);
+      const Discount<T>& k = discounts.at(i);
       const T delta = td_error(k, run.reward[i], run.baseline[i], run.bootstrap(i));
       const T decay = run.ends(i) ? T(0) : k.decay;
-      const T advantage = clip_above(run.ratio[i], pg_rho_clip) * affine<true>(decay, y_next[i], delta);
+      const T advantage = clip_above(run.ratio[i], pg_rho_clip) * affine<kCut>(decay, y_next[i], delta);
       out[i] = run.is_valid(i) ? advantage : T(0);
     }
+  }
+
+  // As the engine scans: with cuts only where the plain formula gives what is not finite.
+  template <class Discounts>
+  void advantages_of(const DepartureRun<T>& loaded, const Discounts& discounts, int64_t count, const T* y_next,
+                     T* out) const {
+    this->reader.template with_steps<false>(
+        loaded, [&](const auto& run) { advantages<false>(run, discounts, count, y_next, pg_rho_clip, out); });
+    if (all_finite(out, count)) return;
+    this->reader.template with_steps<false>(
+        loaded, [&](const auto& run) { advantages<true>(run, discounts, count, y_next, pg_rho_clip, out); });
   }
 
   void emit_flat(int64_t row, int64_t rows, const T* y, T* scratch) const {
@@ -54,13 +67,12 @@ struct VtraceEstimator : DepartureEstimator<T, VtraceFormula<T>> {
     const OneDiscount<T> discount{discount_of_row<T>(this->d.discounts, row)};
     const DepartureRun<T> whole = this->reader.load_flat(row);
     T* out = row_of<T>(pg_advantages, row);
-    this->reader.with_steps(
-        whole, [&](const auto& run) { advantages(run, discount, rows * this->d.horizon - 1, y + 1, out); });
+    advantages_of(whole, discount, rows * this->d.horizon - 1, y + 1, out);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = (r + 1) * this->d.horizon - 1;
       T next, flags[3];
       const DepartureRun<T> last = this->reader.last_of_flat(whole, row + r, i, &next);
-      advantages(this->reader.single(last, flags), discount, 1, kZeros<T>, out + i);
+      advantages<true>(this->reader.single(last, flags), discount, 1, kZeros<T>, pg_rho_clip, out + i);
     }
   }
 
@@ -73,9 +85,8 @@ struct VtraceEstimator : DepartureEstimator<T, VtraceFormula<T>> {
     T* place = direct<kTime, T>(pg_advantages, row, t);
     // The run of the baseline's scratch is free: it is the values.
     T* out = place != nullptr ? place : s.run[6];
-    with_discounts<kTime>(this->d.discounts, row, count, s.run[10], s.run[11], [&](const auto& discounts) {
-      this->reader.with_steps(loaded, [&](const auto& run) { advantages(run, discounts, count, y_next, out); });
-    });
+    with_discounts<kTime>(this->d.discounts, row, count, s.run[10], s.run[11],
+                          [&](const auto& discounts) { advantages_of(loaded, discounts, count, y_next, out); });
     if (place == nullptr) store_run_at<kTime>(pg_advantages, row, t, count, out);
   }
   void emit_time(int64_t row, int64_t t, int64_t count, const T* y, Scratch<T>& s) const {

@@ -13,4 +13,4 @@ struct VtraceParams {
 
 }  // namespace hotloop
 
-HL_DECLARE_KERNEL(vtrace, VtraceParams)
+HL_DECLARE_KERNEL_AVX2(vtrace, VtraceParams)
