@@ -1,7 +1,8 @@
 """Builds hotloop._core: ninja compiles every source in parallel and only what changed.
 
-The kernels listed in SIMD_KERNELS and AVX2_KERNELS are compiled once per instruction set; the fastest one that the
-processor has is picked at run time. No torch header is included and no torch library linked: building needs no torch.
+The kernels listed in SIMD_KERNELS and AVX2_KERNELS are compiled once per instruction set; the fastest one
+that the processor has is picked at run time. No torch header is included and no torch library linked:
+building needs no torch.
 
 Environment: CXX, CXXFLAGS and LDFLAGS as everywhere;
 HOTLOOP_BUILD_DIR: where ninja keeps its objects, so that an editable install and later rebuilds share them;

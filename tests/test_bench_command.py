@@ -244,7 +244,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(not ENGINE.exists(), reason="an installed package carries no C++ sources")
 def test_explain_knows_the_engines_constants() -> None:
-    source = ENGINE.read_text()
+    source = ENGINE.read_text() + (ENGINE.parent / "scan_tile.h").read_text()
     found = {name: int(value) for name, value in re.findall(r"constexpr int64_t (k\w+) = (\d+);", source)}
     assert (found["kRows"], found["kChunk"], found["kLanes"]) == (
         explain.TILE_ROWS,

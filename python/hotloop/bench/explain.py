@@ -11,8 +11,8 @@ from hotloop.bench.estimators import ESTIMATORS, TIME, Estimator
 from hotloop.bench.table import megabytes, microseconds
 from hotloop.bench.timing import interleaved
 
-# Of csrc/cpu/scan_engine.h; tests/test_bench_explain.py compares them.
-TILE_ROWS, TILE_STEPS, LANES = 8, 128, 256
+# Of csrc/cpu/scan_engine.h and scan_tile.h; tests/test_bench_command.py compares them.
+TILE_ROWS, TILE_STEPS, LANES = 16, 128, 256
 
 
 def path(layout: str, shape: tuple[int, int], moved: int, threads: int, grain: int) -> dict[str, Any]:
