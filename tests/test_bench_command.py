@@ -235,7 +235,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(["--explain", "16x200", "--threads", "1", "--seconds", "0.02"]) == 0
     out = capsys.readouterr().out
     assert "puff_advantage 16x200 batch-major" in out
-    assert "blocks of 8 rows, each in 2 tiles of up to 128 steps" in out
+    assert "blocks of 16 rows, each in 2 tiles of up to 128 steps" in out
     assert "gae 16x200 time-major" in out
     assert "1 of 1: one thread was asked for" in out
     assert "64 kB: reads values, rewards, dones, importance; writes 1 result" in out
@@ -267,7 +267,7 @@ def test_explain_weighs_work_as_the_kernels_do(estimator: Estimator) -> None:
 
 def test_paths() -> None:
     batch = explain.path(BATCH, (4096, 128), 10_485_760, 2, 1 << 18)
-    assert (batch["path"], batch["blocks"], batch["threads_used"]) == ("batch-major tiles", 512, 2)
+    assert (batch["path"], batch["blocks"], batch["threads_used"]) == ("batch-major tiles", 256, 2)
     assert batch["serial_because"] is None
     lanes = explain.path(TIME, (300, 64), 384_000, 2, 1 << 18)
     assert (lanes["path"], lanes["blocks"], lanes["threads_used"]) == ("time-major lanes", 2, 2)
