@@ -55,7 +55,7 @@ struct VtraceEstimator : DepartureEstimator<T, VtraceFormula<T>> {
   template <class Discounts>
   void advantages_of(const DepartureRun<T>& loaded, const Discounts& discounts, int64_t count, const T* y_next,
                      T* out) const {
-    this->reader.template with_steps<false>(
+    this->reader.template with_steps<true>(
         loaded, [&](const auto& run) { advantages<false>(run, discounts, count, y_next, pg_rho_clip, out); });
     if (all_finite(out, count)) return;
     this->reader.template with_steps<false>(
