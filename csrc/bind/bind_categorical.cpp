@@ -121,13 +121,6 @@ Matrix read_mask(const char* op, const View& mask, const View& logits, const Hea
   return as_matrix(mask);
 }
 
-void expect_output(const char* op, const char* arg, const View& out, std::initializer_list<int64_t> shape,
-                   const char* layout, DType dtype) {
-  expect_shape(op, arg, out, shape, layout);
-  expect_dtype(op, arg, out, dtype);
-  expect_no_self_overlap(op, arg, out);
-}
-
 // args: logits, mask, nvec, seed, step, actions, log_prob, entropy, log_probs (or None)
 void sample_checked(PyObject* const* args) {
   const char* op = kSample;

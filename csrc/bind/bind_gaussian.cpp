@@ -45,13 +45,6 @@ Matrix read_log_std(const char* op, const View& log_std, const View& mean) {
   return as_matrix(log_std);
 }
 
-void expect_output(const char* op, const char* arg, const View& out, std::initializer_list<int64_t> shape,
-                   const char* layout, DType dtype) {
-  expect_shape(op, arg, out, shape, layout);
-  expect_dtype(op, arg, out, dtype);
-  expect_no_self_overlap(op, arg, out);
-}
-
 // args: mean, log_std, seed, step, squash, actions, log_prob, entropy
 void sample_checked(PyObject* const* args) {
   const char* op = kSample;

@@ -54,6 +54,14 @@ ByteRange byte_range(const View& view);
 void expect_disjoint(const char* op, const char* out_arg, const View& out, const char* arg, const View& input);
 void expect_no_self_overlap(const char* op, const char* arg, const View& view);
 
+// What is asked of a tensor that an op writes, beside being disjoint from what it reads.
+inline void expect_output(const char* op, const char* arg, const View& out, std::initializer_list<int64_t> shape,
+                          const char* layout, DType dtype) {
+  expect_shape(op, arg, out, shape, layout);
+  expect_dtype(op, arg, out, dtype);
+  expect_no_self_overlap(op, arg, out);
+}
+
 // IndexError unless every index lies in [0, limit).
 void expect_indices(const char* op, const char* arg, const View& indices, int64_t limit, const char* what);
 
