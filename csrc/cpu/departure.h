@@ -1,5 +1,4 @@
-// Departure-indexed inputs, read in runs along time or along rows, and the estimator on the recurrence engine that
-// most ops are: a formula gives the coefficients of a step, everything else is shared.
+// Departure-indexed inputs, read in runs along time or along rows.
 #pragma once
 #include "isa_namespace.h"
 #include "../core/estimator_args.h"

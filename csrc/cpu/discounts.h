@@ -40,25 +40,16 @@ static inline const T* factor_of_rows(const Matrix& column, double scalar, int64
 }
 
 // Calls body(discounts) for the rows [row, row + count), or along time for the one row; `scratch0` and `scratch1`
-// are used for rows only.
-template <bool kTime, class T, class Body>
+// are used for rows only. kLean: compiled for rows of one discount, too.
+template <bool kTime, bool kLean = true, class T, class Body>
 static inline void with_discounts(const DiscountArgs& d, int64_t row, int64_t count, T* scratch0, T* scratch1,
                                   const Body& body) {
-  if (kTime || !per_row(d)) {
-    body(OneDiscount<T>{discount_of_row<T>(d, row)});
-  } else {
-    body(DiscountRun<T>{factor_of_rows(d.gammas, d.gamma, row, count, scratch0),
-                        factor_of_rows(d.gae_lambdas, d.gae_lambda, row, count, scratch1)});
-  }
-}
-
-// The same for gradients, compiled for one kind of discounts in each layout.
-template <bool kTime, class T, class Body>
-static inline void with_any_discounts(const DiscountArgs& d, int64_t row, int64_t count, T* scratch0, T* scratch1,
-                                      const Body& body) {
   if constexpr (kTime) {
     body(OneDiscount<T>{discount_of_row<T>(d, row)});
   } else {
+    if constexpr (kLean) {
+      if (!per_row(d)) return body(OneDiscount<T>{discount_of_row<T>(d, row)});
+    }
     body(DiscountRun<T>{factor_of_rows(d.gammas, d.gamma, row, count, scratch0),
                         factor_of_rows(d.gae_lambdas, d.gae_lambda, row, count, scratch1)});
   }

@@ -46,7 +46,7 @@ struct TdLambdaBackward {
   template <bool kTime>
   void stage(int64_t row, int64_t t, int64_t count, T* a, T* b, Scratch<T>& s) const {
     open<kTime>(row, t, count, a, s);
-    with_any_discounts<kTime>(p.in.discounts, row, count, s.run[0], s.run[1], [&](const auto& k) {
+    with_discounts<kTime, false>(p.in.discounts, row, count, s.run[0], s.run[1], [&](const auto& k) {
       for (int64_t i = 0; i < count; ++i) a[i] = a[i] != T(0) ? k.at(i).decay : T(0);
     });
     copy_run<kTime>(p.grad, row, t, count, b);
@@ -58,7 +58,7 @@ struct TdLambdaBackward {
     open<kTime>(row, t, count, was_open, s);
     const T* earlier = shifted_earlier<kTime>(row, count, t == 0, l, s.run[11], s);
     const DepartureRun<T> loaded = reader.template load<kTime>(row, t, count, s);
-    with_any_discounts<kTime>(p.in.discounts, row, count, s.run[7], s.run[8], [&](const auto& discounts) {
+    with_discounts<kTime, false>(p.in.discounts, row, count, s.run[7], s.run[8], [&](const auto& discounts) {
       reader.template with_steps<false>(loaded, [&](const auto& run) {
         for (int64_t i = 0; i < count; ++i) {
           const Discount<T> k = discounts.at(i);
