@@ -19,10 +19,11 @@ SOURCES = PACKAGE.parents[1] / "csrc"
 
 # What each part may import from the others, for types too. `loop` stands for loop.py and loop_*.py alike, and
 # a new part must find its place here.
-KERNEL = {"ops", "spec", "stopwatch", "context"}
+KERNEL = {"ops", "spec", "entries", "stopwatch", "context"}
 ALLOWED: dict[str, set[str]] = {
     "_core": set(),
     "spec": set(),
+    "entries": {"spec"},
     "stopwatch": set(),
     "envs": set(),
     "ops": {"_core"},

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from hotloop import loop_stage
+from hotloop import entries
 from hotloop.loop_stage import Column, Stage
 from loop_support import BOOTSTRAPPED, F32, STORED, RecordingLoss, ScriptedEnv, Setup, TinyPolicy
 
@@ -162,10 +162,10 @@ def test_last_actions_lose_nothing_of_the_stored_ones(dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("has_entries", [True, False])
 def test_a_flat_tensordict_is_an_ordinary_one(has_entries: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_stage, "_HAS_ENTRIES", has_entries)
+    monkeypatch.setattr(entries, "_HAS_ENTRIES", has_entries)
     device = torch.device("cpu")
-    flat = loop_stage.flat_tensordict({"b": torch.ones(3), "a": torch.zeros(3, 2)}, 3, device)
-    nested = loop_stage.flat_tensordict({"b": torch.ones(3), ("m", "h"): torch.zeros(3, 2)}, 3, device)
+    flat = entries.flat_tensordict({"b": torch.ones(3), "a": torch.zeros(3, 2)}, (3,), device)
+    nested = entries.flat_tensordict({"b": torch.ones(3), ("m", "h"): torch.zeros(3, 2)}, (3,), device)
     for td in (flat, nested):
         assert (td.batch_size, td.device) == ((3,), device)
         td["new"] = torch.ones(3, 4)

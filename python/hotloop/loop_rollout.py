@@ -12,9 +12,10 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.context import ComponentContext
+from hotloop.entries import flat_tensordict, replace_entries
 from hotloop.experience import Experience
 from hotloop.experience_rows import slice_bounds
-from hotloop.loop_stage import Column, Stage, flat_tensordict
+from hotloop.loop_stage import Column, Stage
 from hotloop.spec import Key, normalize_spec, spec_leaves
 
 _WHERE = "CoreTrainingLoop.rollout_phase"
@@ -56,6 +57,16 @@ class EnvStep(NamedTuple):
     num_steps: int
 
 
+class _Slot(NamedTuple):
+    """What the steps of one slice are built from."""
+
+    stage: Stage
+    staged: dict[Key, Tensor] | None  # the stage's own tensors, None where it makes new ones
+    constants: list[Tensor]  # sources of the last columns of the stage
+    entries: dict[Key, Any]
+    td: TensorDict | None  # the one that every step fills; None where each needs a new one
+
+
 class StepBuilder:
     """Builds step TensorDicts, and remembers last actions and average rewards."""
 
@@ -76,7 +87,8 @@ class StepBuilder:
             for key, (shape, dtype) in spec_leaves(normalize_spec(policy_spec))
             if (key if isinstance(key, str) else key[0]) not in _PROVIDED
         ]
-        self._stages: dict[tuple[int, int, bool], tuple[Stage, list[Tensor]]] = {}
+        self._slots: dict[tuple[int, int, bool], _Slot] = {}
+        self._in_host_memory = self.device.type == "cpu"
         stored = experience.buffer.get("actions", None)
         self._layout_known = stored is not None
         width, dtype = (1, torch.int32) if stored is None else _stored_layout(stored)
@@ -86,7 +98,7 @@ class StepBuilder:
         self.action_width, self._action_dtype = width, dtype
         self.last_actions = ops.LastActions(self._experience.total_agents, width, dtype, self.device)
         self._experience.last_actions = self.last_actions
-        self._stages.clear()
+        self._slots.clear()
 
     def adopt_action_space(self, env: Any) -> None:
         """Where the buffer holds no actions, take their layout from the environment's action space, once."""
@@ -176,77 +188,77 @@ class StepBuilder:
         Observations and rewards are the environment's own tensors where they lie on the device, `row_id` and
         `t_in_row` views of the live cursors: after the step was stored, `t_in_row` has moved on. In host
         memory the other entries are written anew at each step into memory that the next step of the same
-        slice overwrites; who keeps a step must clone it.
+        slice overwrites, and the TensorDict itself is one that the next step empties; who keeps a step must
+        clone it.
         """
         device, window = self.device, step.window
-        teacher = step.teacher_actions is not None
-        stage, blanks = self._stage(window, teacher)
-        terminals, truncations = _moved(step.terminals, device), _moved(step.truncations, device)
-        sources = [
-            terminals,
-            truncations,
-            self._averages(context),
-            self.last_actions.buffer,
-            window.agents_each,
-            window.one,
-        ]
-        if step.teacher_actions is not None:
-            sources.append(_moved(step.teacher_actions, device))
+        teacher = step.teacher_actions
+        slot = self._slots.get((window.start, window.stop, teacher is not None))
+        if slot is None:
+            slot = self._new_slot(window, teacher is not None)
+        terminals, truncations = step.terminals, step.truncations
+        observations, rewards, mask = step.observations, step.rewards, step.mask
+        if not (self._in_host_memory and observations.is_cpu):
+            terminals, truncations = _moved(terminals, device), _moved(truncations, device)
+            observations, rewards = _moved(observations, device), _moved(rewards, device)
+            mask = None if mask is None else _moved(mask, device)
+            teacher = None if teacher is None else _moved(teacher, device)
+        sources = [terminals, truncations, self._averages(context), self.last_actions.buffer]
+        if teacher is not None:
+            sources.append(teacher)
         if self._stores_valid:
-            all_valid = step.mask is None or self._all_valid
-            sources.append(window.true if all_valid or step.mask is None else _moved(step.mask, device))
-        if self._stores_truncation:
-            sources.append(window.zero)
+            sources.append(window.true if mask is None or self._all_valid else mask)
         ends = (terminals != 0, truncations != 0) if self._reset_last_actions else ()
-        staged = stage(sources + blanks, ends)
+        staged = slot.stage(sources + slot.constants, ends)
 
-        entries: dict[Key, Any] = {column.key: staged[column.key] for column in self._blank}
-        entries["env_obs"] = _moved(step.observations, device)
-        entries["rewards"] = _moved(step.rewards, device)
-        entries["training_env_ids"] = window.env_ids
-        entries["reward_baseline"] = staged["reward_baseline"]
-        entries["dones"] = staged["dones"]
-        entries["truncateds"] = staged["truncateds"]
-        if teacher:
-            entries["teacher_actions"] = staged["teacher_actions"]
-        entries["row_id"] = window.row_id
-        entries["t_in_row"] = window.t_in_row
-        entries["last_actions"] = staged["last_actions"]
-        entries["batch"] = staged["batch"]
-        entries["bptt"] = staged["bptt"]
-        if self._stores_valid:
-            entries["valid"] = staged["valid"]
-        if self._stores_truncation:
-            entries["truncation_values"] = staged["truncation_values"]
-        return flat_tensordict(entries, window.agents, device)
+        entries = slot.entries
+        if staged is not slot.staged:  # other devices get new tensors at every step
+            entries.update(staged)
+        entries["env_obs"], entries["rewards"] = observations, rewards
+        if slot.td is not None and replace_entries(slot.td, entries):
+            return slot.td
+        return flat_tensordict(entries, (window.agents,), device)
 
-    def _stage(self, window: Window, teacher: bool) -> tuple[Stage, list[Tensor]]:
-        """What copies a step of a slice, and the zeros that fill its blank entries."""
-        known = self._stages.get((window.start, window.stop, teacher))
-        if known is not None:
-            return known
+    def _new_slot(self, window: Window, teacher: bool) -> _Slot:
+        """What a slice's steps are built from."""
         columns = [
             Column("dones", (), torch.float32),
             Column("truncateds", (), torch.float32),
             Column("reward_baseline", (), torch.float32, windowed=True),
             Column("last_actions", (self.action_width,), self._action_dtype, windowed=True, cleared=True),
-            # Written at each step: a policy that writes into them must not spoil the next one.
-            Column("batch", (), torch.int64),
-            Column("bptt", (), torch.int64),
         ]
         if teacher:
             columns.append(Column("teacher_actions", (), torch.int64))
         if self._stores_valid:
             columns.append(Column("valid", (), torch.bool))
+        # Constants, yet written at each step: a policy that writes into them must not spoil the next one.
+        columns += [Column("batch", (), torch.int64), Column("bptt", (), torch.int64)]
+        constants = [window.agents_each, window.one]
         if self._stores_truncation:
             columns.append(Column("truncation_values", (), torch.float32))
-        blanks = [
+            constants.append(window.zero)
+        columns += self._blank
+        constants += [
             torch.zeros((), dtype=column.dtype, device=self.device).expand(window.agents, *column.shape)
             for column in self._blank
         ]
-        stage = Stage([*columns, *self._blank], window.start, window.stop, self.device)
-        self._stages[window.start, window.stop, teacher] = stage, blanks
-        return stage, blanks
+        stage = Stage(columns, window.start, window.stop, self.device)
+        # In the order in which the reference sets them; what is None here every step brings.
+        keys: list[Key] = [column.key for column in self._blank]
+        keys += ["env_obs", "rewards", "training_env_ids", "reward_baseline", "dones", "truncateds"]
+        keys += ["teacher_actions"] if teacher else []
+        keys += ["row_id", "t_in_row", "last_actions", "batch", "bptt"]
+        entries: dict[Key, Any] = dict.fromkeys(keys)
+        entries["training_env_ids"] = window.env_ids
+        entries["row_id"], entries["t_in_row"] = window.row_id, window.t_in_row
+        entries.update(stage.entries or {})
+        nested = any(isinstance(key, tuple) for key in entries)
+        td = None
+        if not nested and self._in_host_memory:
+            td = TensorDict({}, batch_size=[window.agents], device=self.device)
+        slot = _Slot(stage, stage.entries, constants, entries, td)
+        self._slots[window.start, window.stop, teacher] = slot
+        return slot
 
     def remember(self, td: TensorDictBase, actions: Tensor, window: Window) -> None:
         """Keep the actions of a step, unless `Experience.store` has done it in passing."""

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from hotloop import ops
-from hotloop.spec import Key, key_name, nest
-
-# Where a TensorDict keeps its entries. Its constructor looks at each of them: a third of building a step.
-_HAS_ENTRIES = isinstance(getattr(TensorDict({}), "_tensordict", None), dict)
-
-
-def flat_tensordict(entries: dict[Key, Any], count: int, device: torch.device) -> TensorDict:
-    """A TensorDict `[count]` of entries that are known to be of that size and on the device."""
-    if not _HAS_ENTRIES or any(isinstance(key, tuple) for key in entries):
-        return TensorDict(nest(entries), batch_size=[count], device=device)
-    td = TensorDict({}, batch_size=[count], device=device)
-    td._tensordict.update(entries)
-    return td
+from hotloop.spec import Key, key_name
 
 
 class Column(NamedTuple):
@@ -47,24 +34,25 @@ class Stage:
         self._start = start
         self._stop = stop
         self._device = device
+        self.entries: dict[Key, Tensor] | None = None  # the tensors that every call overwrites
         self._plan: ops.StagePlan | None = None
         if device.type == "cpu":
             with torch.inference_mode(False):  # they outlive whatever mode this call is made in
-                self._entries = {
+                self.entries = {
                     column.key: torch.zeros((stop - start, *column.shape), dtype=column.dtype)
                     for column in columns
                 }
             self._plan = ops.StagePlan(
-                {key_name(key): entry for key, entry in self._entries.items()},
+                {key_name(key): entry for key, entry in self.entries.items()},
                 offsets={key_name(column.key): start for column in columns if column.windowed},
                 cleared=[key_name(column.key) for column in columns if column.cleared],
             )
 
     def __call__(self, sources: list[Tensor], ends: Sequence[Tensor]) -> dict[Key, Tensor]:
         """The entries by key, from one source for each column; `ends`: flags `[n]` of ended episodes."""
-        if self._plan is not None:
+        if self._plan is not None and self.entries is not None:
             self._plan.stage(sources, ends)
-            return self._entries
+            return self.entries
         entries = {}
         for column, source in zip(self.columns, sources, strict=True):
             rows = source[self._start : self._stop] if column.windowed else source

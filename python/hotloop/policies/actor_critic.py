@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from hotloop.entries import set_entries
 from hotloop.policies.actions import ActionSpec
 from hotloop.policies.heads import make_head
 
@@ -61,20 +62,20 @@ class ActorCriticPolicy(nn.Module, ABC):
         if obs.dtype != self.obs_dtype:
             obs = obs.to(self.obs_dtype)
         logits, value = self.logits_and_value(obs)
-        td["values"] = value
         if action is None:
             actions, log_prob, full = self.head.sample(logits)
-            td["actions"] = actions
-            td["act_log_prob"] = log_prob
+            written = {"values": value, "actions": actions, "act_log_prob": log_prob}
             if full is not None:
-                td["full_log_probs"] = full
+                written["full_log_probs"] = full
+            set_entries(td, written)
             return td
         if action.numel() != obs.shape[0] * self.action_spec.width:
             raise ValueError(
                 f"{type(self).__name__}.forward: action must be [{obs.shape[0]}, {self.action_spec.width}], "
                 f"got {list(action.shape)}"
             )
-        td["act_log_prob"], td["entropy"] = self.head.evaluate(logits, action)
+        log_prob, entropy = self.head.evaluate(logits, action)
+        set_entries(td, {"values": value, "act_log_prob": log_prob, "entropy": entropy})
         return td
 
 

@@ -1,0 +1,48 @@
+"""Entries of a TensorDict, set and read without its checks where they are known to fit.
+
+TensorDict looks at every value that is set: its batch size, its device, its kind. For the entries of a
+rollout step of 64 agents that costs as much as the policy's head. Here the caller vouches for them; a
+TensorDict that is locked, is of another kind or keeps its entries elsewhere is set the ordinary way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+
+from hotloop.spec import Key, nest
+
+# Where a TensorDict keeps its entries.
+_HAS_ENTRIES = isinstance(getattr(TensorDict({}), "_tensordict", None), dict)
+
+
+def flat_tensordict(
+    entries: Mapping[Key, Any], batch_size: tuple[int, ...], device: torch.device | None
+) -> TensorDict:
+    """A TensorDict `batch_size` of entries that are known to begin with it and to be on the device."""
+    if not _HAS_ENTRIES or any(isinstance(key, tuple) for key in entries):
+        return TensorDict(nest(entries), batch_size=batch_size, device=device)
+    td = TensorDict({}, batch_size=batch_size, device=device)
+    td._tensordict.update(entries)
+    return td
+
+
+def set_entries(td: TensorDictBase, entries: Mapping[str, Any]) -> None:
+    """`td.update(entries)` for entries that are known to fit `td` in batch size and device."""
+    if _HAS_ENTRIES and type(td) is TensorDict and not td.is_locked:
+        td._tensordict.update(entries)
+    else:
+        for key, value in entries.items():
+            td[key] = value
+
+
+def replace_entries(td: TensorDict, entries: Mapping[str, Any]) -> bool:
+    """Makes `entries` all that `td` holds; False, and nothing done, where that cannot be."""
+    if not _HAS_ENTRIES or type(td) is not TensorDict or td.is_locked:
+        return False
+    td._tensordict.clear()
+    td._tensordict.update(entries)
+    return True
