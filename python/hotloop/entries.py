@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 from hotloop.spec import Key, nest
 
@@ -39,10 +40,29 @@ def set_entries(td: TensorDictBase, entries: Mapping[str, Any]) -> None:
             td[key] = value
 
 
-def replace_entries(td: TensorDict, entries: Mapping[str, Any]) -> bool:
+def replace_entries(td: TensorDict, entries: Mapping[Any, Any]) -> bool:
     """Makes `entries` all that `td` holds; False, and nothing done, where that cannot be."""
     if not _HAS_ENTRIES or type(td) is not TensorDict or td.is_locked:
         return False
     td._tensordict.clear()
     td._tensordict.update(entries)
     return True
+
+
+def unflattened(td: TensorDictBase, batch_size: tuple[int, ...]) -> TensorDictBase:
+    """`td.reshape(batch_size)` of a TensorDict `[n]`."""
+    if _HAS_ENTRIES and type(td) is TensorDict:
+        entries = td._tensordict
+        if all(type(entry) is Tensor for entry in entries.values()):
+            shaped = {key: entry.reshape(*batch_size, *entry.shape[1:]) for key, entry in entries.items()}
+            return flat_tensordict(shaped, batch_size, td.device)
+    return td.reshape(batch_size)
+
+
+def plain_entries(td: TensorDictBase) -> Mapping[Any, Tensor] | None:
+    """The entries themselves, not to be written to, where all are plain tensors; else None."""
+    if _HAS_ENTRIES and type(td) is TensorDict:
+        entries: Mapping[Any, Tensor] = td._tensordict
+        if all(type(entry) is Tensor for entry in entries.values()):
+            return entries
+    return None

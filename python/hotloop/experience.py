@@ -8,7 +8,7 @@ chosen on it, and the reward and the flags that arrived together with the observ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -294,7 +294,7 @@ class Experience:
         default the experience's own seed and `epoch`. With `reuse=True` drawn rows, those of `advantages`
         too, are gathered into memory that the next such call overwrites.
         """
-        return self._sampler.sample(
+        shared, _ = self._sampler.sample(
             mb_idx,
             advantages,
             config=sampling_config or self.sampling_config or SamplingConfig(),
@@ -303,6 +303,33 @@ class Experience:
             seed=self.seed if seed is None else seed,
             draw=epoch if draw is None else draw,
             reuse=reuse,
+        )
+        return shared
+
+    def sample_columns(
+        self,
+        columns: Sequence[Tensor],
+        mb_idx: int,
+        epoch: int,
+        total_timesteps: int,
+        batch_size: int,
+        advantages: Tensor,
+        *,
+        sampling_config: Any = None,
+        seed: int,
+        draw: int,
+    ) -> tuple[TensorDict, list[Tensor]]:
+        """`sample` into memory that is reused, and the same rows of further `columns`, `[S, T]` each."""
+        return self._sampler.sample(
+            mb_idx,
+            advantages,
+            config=sampling_config or self.sampling_config or SamplingConfig(),
+            epoch=epoch,
+            total_epochs=max(1, total_timesteps // batch_size),
+            seed=seed,
+            draw=draw,
+            reuse=True,
+            columns=columns,
         )
 
     def sample_sequential(self, mb_idx: int) -> tuple[TensorDict, Tensor]:

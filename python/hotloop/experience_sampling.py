@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,15 +10,17 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.entries import flat_tensordict, plain_entries
 from hotloop.ops._memory import empty_buffer
 from hotloop.segment_sampler import SegmentSampler, importance_exponent
-from hotloop.spec import Key, nest
+from hotloop.spec import Key
 
 if TYPE_CHECKING:
     from hotloop.experience import Experience
 
-# No buffer has an entry of this name.
+# No buffer has entries of these names.
 _ADVANTAGES: Key = ("", "advantages")
+_COLUMNS: list[Key] = [("", f"column {i}") for i in range(8)]
 
 
 class MinibatchSampler:
@@ -50,8 +53,9 @@ class MinibatchSampler:
         seed: int,
         draw: int,
         reuse: bool,
-    ) -> TensorDict:
-        """See `Experience.sample`."""
+        columns: Sequence[Tensor] = (),
+    ) -> tuple[TensorDict, list[Tensor]]:
+        """See `Experience.sample` and `Experience.sample_columns`."""
         experience = self._experience
         expected = (experience.segments, experience.bptt_horizon)
         if advantages.shape != expected:
@@ -59,11 +63,12 @@ class MinibatchSampler:
                 f"Experience.sample: advantages must be {list(expected)}, got {list(advantages.shape)}"
             )
         weights = self._ones
+        extra = {_ADVANTAGES: advantages, **dict(zip(_COLUMNS, columns, strict=False))}
         if config.method == "sequential" or (config.method == "prioritized" and config.prio_alpha <= 0.0):
-            leaves, indices = self._sequential(mb_idx, advantages)
+            leaves, indices = self._sequential(mb_idx, extra, reuse)
         elif config.method == "permutation":
             indices, _ = self._draw(mb_idx, "permutation", None, 0.0, 1.0, seed, draw)
-            leaves = self._gather(indices, reuse, advantages)
+            leaves = self._take(self._leaves(extra), indices, reuse)
         elif config.method == "prioritized":
             alpha = config.prio_alpha
             schedule = getattr(config, "beta_schedule", "reference")
@@ -71,27 +76,29 @@ class MinibatchSampler:
             law = getattr(config, "law", "successive")
             indices, weights = self._draw(mb_idx, law, advantages, alpha, beta, seed, draw)
             weights = weights.unsqueeze(1).expand(self._batch_size)
-            leaves = self._gather(indices, reuse, advantages)
+            leaves = self._take(self._leaves(extra), indices, reuse)
         else:
             raise ValueError(
                 "Experience.sample: the method must be 'sequential', 'permutation' or 'prioritized', got "
                 f"{config.method!r}"
             )
         chosen = leaves.pop(_ADVANTAGES)
-        return TensorDict(
+        rows = [leaves.pop(key) for key in _COLUMNS[: len(columns)]]
+        shared = flat_tensordict(
             {
                 "prio_weights": weights,
                 "sampled_mb": self._assemble(leaves),
                 "indices": indices.unsqueeze(1).expand(self._batch_size),
                 "advantages": chosen,
             },
-            batch_size=self._batch_size,
-            device=experience.device,
+            self._batch_size,
+            experience.device,
         )
+        return shared, rows
 
     def sequential(self, mb_idx: int) -> tuple[TensorDict, Tensor]:
         """Rows in order, as `_sequential` takes them."""
-        leaves, indices = self._sequential(mb_idx, None)
+        leaves, indices = self._sequential(mb_idx, {}, False)
         return self._assemble(leaves), indices
 
     def prioritized(
@@ -101,10 +108,12 @@ class MinibatchSampler:
         if alpha <= 0.0:
             return *self.sequential(mb_idx), self._ones
         indices, weights = self._draw(mb_idx, "successive", advantages, alpha, beta, seed, draw)
-        minibatch = self._assemble(self._gather(indices, False, None))
+        minibatch = self._assemble(self._take(self._leaves({}), indices, False))
         return minibatch, indices, weights.unsqueeze(1).expand(self._batch_size)
 
-    def _sequential(self, mb_idx: int, advantages: Tensor | None) -> tuple[dict[Key, Tensor], Tensor]:
+    def _sequential(
+        self, mb_idx: int, extra: Mapping[Key, Tensor], reuse: bool
+    ) -> tuple[dict[Key, Tensor], Tensor]:
         """Rows in order. Wide entries are views; columns of one number per step are copied, because losses
         write new values of them into the buffer (`update`) while the minibatch, and its graph, are still in
         use."""
@@ -114,14 +123,10 @@ class MinibatchSampler:
         if indices is None:
             indices = torch.arange(rows.start, rows.stop, device=self._experience.device)
             self._sequential_idx_cache[first] = indices
-        leaves = self._leaves(advantages)
+        leaves = self._leaves(extra)
         columns = {key: leaf for key, leaf in leaves.items() if leaf.dim() == 2}
-        copies = self._take(columns, indices, False)
+        copies = self._take(columns, indices, reuse)
         return {key: copies[key] if key in copies else leaf[rows] for key, leaf in leaves.items()}, indices
-
-    def _gather(self, indices: Tensor, reuse: bool, advantages: Tensor | None) -> dict[Key, Tensor]:
-        """A copy of the rows `indices` of every entry."""
-        return self._take(self._leaves(advantages), indices, reuse)
 
     def _take(self, leaves: dict[Key, Tensor], indices: Tensor, reuse: bool) -> dict[Key, Tensor]:
         """Copies of rows; into memory kept for the purpose when `reuse`."""
@@ -157,12 +162,15 @@ class MinibatchSampler:
         device = self._experience.device
         return indices.to(device, copy=True), weights.to(device, copy=True)
 
-    def _leaves(self, advantages: Tensor | None) -> dict[Key, Tensor]:
-        """Every entry of the buffer, and the advantages with them."""
-        items = self._experience.buffer.items(include_nested=True, leaves_only=True)
+    def _leaves(self, extra: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+        """Every entry of the buffer, and `extra` with them."""
+        buffer = self._experience.buffer
+        plain = plain_entries(buffer)
+        if plain is not None:
+            return {**plain, **extra}
+        items = buffer.items(include_nested=True, leaves_only=True)
         leaves: dict[Key, Tensor] = {key: leaf for key, leaf in items if isinstance(leaf, Tensor)}
-        if advantages is not None:
-            leaves[_ADVANTAGES] = advantages
+        leaves.update(extra)
         return leaves
 
     def _kept(self, key: Key, leaf: Tensor) -> Tensor:
@@ -173,4 +181,4 @@ class MinibatchSampler:
         return memory
 
     def _assemble(self, leaves: dict[Key, Tensor]) -> TensorDict:
-        return TensorDict(nest(leaves), batch_size=self._batch_size, device=self._experience.device)
+        return flat_tensordict(leaves, self._batch_size, self._experience.device)

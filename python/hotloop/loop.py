@@ -15,12 +15,13 @@ from tensordict import NonTensorData, TensorDictBase
 from torch import Tensor
 
 from hotloop.context import ComponentContext
+from hotloop.entries import set_entries
 from hotloop.experience import Experience
 from hotloop.loop_rollout import StepBuilder, checked_actions
 from hotloop.loop_training import (
+    Arrivals,
     add_unused_outputs,
     forward_policy_for_training,
-    full_advantages,
     gate_allows,
     importance_ratio,
     max_grad_norm_of,
@@ -129,6 +130,9 @@ class CoreTrainingLoop:
                 )
         self._env_index_cache = experience._range_tensor.to(device=self.device, dtype=torch.int64)
         self._update_epochs = 0
+        self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
+        self._arrivals = Arrivals()
+        self._memory: dict[str, Tensor] = {}  # of a minibatch, overwritten by the next one
 
     @property
     def last_action(self) -> Tensor:
@@ -275,7 +279,7 @@ class CoreTrainingLoop:
         advantages = None
         if phase_shared is None:
             with stopwatch("_train.advantage"):
-                advantages = full_advantages(
+                advantages = self._arrivals.compute(
                     self.experience.buffer, context.config.advantage, self._truncation.bootstraps
                 )
             self.experience.buffer["advantages_full"] = advantages
@@ -315,7 +319,8 @@ class CoreTrainingLoop:
         """Draw a minibatch, run the policy on it, and sum up the losses."""
         config, stopwatch = context.config, context.stopwatch
         with stopwatch("_train.sample"):
-            shared: TensorDictBase = self.experience.sample(
+            shared, columns = self.experience.sample_columns(
+                self._arrivals.columns,
                 mb_idx=mb_idx,
                 epoch=context.epoch,
                 total_timesteps=config.total_timesteps,
@@ -324,30 +329,37 @@ class CoreTrainingLoop:
                 sampling_config=self.experience.sampling_config or getattr(config, "sampling", None),
                 seed=self._sampling_seed(config),
                 draw=self._update_epochs,
-                reuse=True,
             )
         if mb_idx == 0:
             shared["advantages_full"] = NonTensorData(advantages)
         sampled_mb = shared["sampled_mb"]
         with stopwatch("_train.forward"):
             policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys)
-        shared["policy_td"] = policy_td
-        ratio = importance_ratio(sampled_mb, policy_td)
-        if ratio is not None:
-            shared["importance_sampling_ratio"] = ratio
+        set_entries(shared, {"policy_td": policy_td})
         with stopwatch("_train.advantage"):
-            shared["advantages_pg"] = policy_gradient_advantages(
+            ratio = importance_ratio(
+                sampled_mb, policy_td, None if self._differentiate_ratio() else self._memory
+            )
+            if ratio is not None:
+                set_entries(shared, {"importance_sampling_ratio": ratio})
+            advantages_pg = policy_gradient_advantages(
                 shared,
+                columns,
                 config.advantage,
-                self._truncation.bootstraps,
+                self._memory,
                 delta_lambda=uses_delta_lambda(self.losses, context),
             )
+            set_entries(shared, {"advantages_pg": advantages_pg})
         with stopwatch("_train.losses"):
             used: set[str] = set()
             total, _, stop = self._sum_losses(shared, context, mb_idx, used)
             if not stop:
                 total = add_unused_outputs(total, policy_td, used)
         return total, stop
+
+    def _differentiate_ratio(self) -> bool:
+        """Whether any loss builds on the graph of ``shared["importance_sampling_ratio"]``."""
+        return any(getattr(loss, "differentiates_ratio", True) for loss in self.losses.values())
 
     def _losses_minibatch(
         self, shared: TensorDictBase, context: ComponentContext, mb_idx: int
@@ -363,7 +375,7 @@ class CoreTrainingLoop:
 
         `used` collects the policy outputs that the losses differentiate.
         """
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        total = self._zero
         policy_td = None if used is None else shared["policy_td"]
         stop = False
         for loss in self.losses.values():
@@ -371,7 +383,7 @@ class CoreTrainingLoop:
                 keys = getattr(loss, "policy_output_keys", None)
                 used.update(keys(policy_td) if keys is not None else ())
             value, shared, wants_stop = loss.train(shared, context, mb_idx)
-            total = total + value
+            total = value if total is self._zero else total + value
             stop = bool(wants_stop) or stop
         return total, shared, stop
 

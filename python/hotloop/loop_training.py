@@ -6,45 +6,105 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
-from hotloop.spec import Key, nest
+from hotloop.entries import flat_tensordict, unflattened
+from hotloop.spec import Key
 
 if TYPE_CHECKING:
     from hotloop.context import ComponentContext
     from hotloop.policies import Policy
 
 
-def full_advantages(buffer: TensorDictBase, config: Any, bootstrap: bool) -> Tensor:
-    """Advantages of the whole buffer `[S, T]` with importance 1; zeros where it holds no `values`.
+class Arrivals:
+    """What the advantage recursion sees of a rollout, `[S, T]` each, in memory that is reused.
 
-    `config` is an `AdvantageConfig`. See `arrivals` for `bootstrap`.
+    `rewards`: relative to `reward_baseline` where that is stored. `cuts`: 1 where the trace ends. Both are
+    arrival-indexed. With `bootstrap`, a truncated step brings the discounted value of the observation at
+    which the episode was cut, and cuts the trace like a terminated one: ``r + gamma * truncation_values``.
+    Without, only `dones` cut and truncation is ignored. `importance`: 1, and 0 on invalid steps, which makes
+    their advantage 0 and stops the trace there. `advantages`: of the whole buffer.
     """
-    values = _values(buffer)
-    if values is None:
-        return torch.zeros(buffer.batch_size, dtype=torch.float32, device=buffer.device)
-    rewards, cuts = arrivals(buffer, config, bootstrap)
-    return _puff(values, rewards, cuts, _importance(buffer, None, values), config)
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    @property
+    def columns(self) -> list[Tensor]:
+        """`rewards` and `cuts`, of which each minibatch needs its rows; none where there are no values."""
+        return [self._memory[name] for name in ("rewards", "cuts") if name in self._memory]
+
+    def compute(self, buffer: TensorDictBase, config: Any, bootstrap: bool) -> Tensor:
+        """Read the buffer and return its advantages `[S, T]` with importance 1; zeros where it holds no
+        `values`. `config` is an `AdvantageConfig`."""
+        values = _values(buffer)
+        if values is None:
+            self._memory.pop("rewards", None)
+            return self._take("advantages", buffer, torch.float32).zero_()
+        dtype = buffer["rewards"].dtype
+        rewards = self._take("rewards", buffer, dtype).copy_(buffer["rewards"])
+        cuts = self._take("cuts", buffer, dtype).copy_(buffer["dones"])
+        baseline = buffer.get("reward_baseline", None)
+        if baseline is not None:
+            rewards.sub_(baseline)
+        if bootstrap:
+            truncateds = self._take("truncateds", buffer, dtype).copy_(buffer["truncateds"])
+            ends = torch.mul(buffer["truncation_values"], truncateds, out=self._take("ends", buffer, dtype))
+            ends.addcmul_(ends, cuts, value=-1.0)  # what terminated has no future
+            rewards.add_(ends, alpha=float(config.gamma))
+            torch.maximum(cuts, truncateds, out=cuts)
+        valid = buffer.get("valid", None)
+        importance = self._take("importance", buffer, values.dtype)
+        if valid is None:
+            importance.fill_(1.0)
+        else:
+            importance.copy_(valid)
+        out = self._take("advantages", buffer, values.dtype)
+        return _puff(values, rewards, cuts, importance, config, out)
+
+    def _take(self, name: str, buffer: TensorDictBase, dtype: torch.dtype) -> Tensor:
+        return kept(self._memory, name, buffer.batch_size, dtype, buffer.device)
+
+
+def kept(
+    memory: dict[str, Tensor],
+    name: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device | None,
+) -> Tensor:
+    """The tensor of that name in `memory`, made anew where it does not fit: fresh memory costs more than the
+    arithmetic on it."""
+    tensor = memory.get(name)
+    if tensor is None or tensor.shape != shape or tensor.dtype != dtype or tensor.device != device:
+        tensor = memory[name] = torch.empty(shape, dtype=dtype, device=device)
+    return tensor
 
 
 def policy_gradient_advantages(
-    shared: TensorDictBase, config: Any, bootstrap: bool, *, delta_lambda: bool
+    shared: TensorDictBase,
+    columns: Sequence[Tensor],
+    config: Any,
+    memory: dict[str, Tensor],
+    *,
+    delta_lambda: bool,
 ) -> Tensor:
     """Advantages `[B, T]` for the policy gradient.
 
-    Corrected by the importance ratios of the minibatch (V-trace, Espeholt et al. 2018, with the stored
-    values); with `delta_lambda` instead by the recursion over the new values, through which the critic
-    differentiates; without stored values those of the whole buffer.
+    `columns` are the minibatch's rows of `Arrivals.columns`. The advantages are corrected by the importance
+    ratios of the minibatch (V-trace, Espeholt et al. 2018, with the stored values); with `delta_lambda` they
+    come instead from the recursion over the new values, through which the critic differentiates; without
+    stored values they are those of the whole buffer. What is not differentiated lies in `memory`.
     """
     minibatch = shared["sampled_mb"]
     values = _values(minibatch)
     if delta_lambda:
         if values is None:
             raise ValueError("CoreTrainingLoop: critic_update 'gtd_lambda' needs 'values' in the experience")
+        rewards, cuts = columns
         new_values = shared["policy_td"]["values"].reshape(minibatch["values"].shape)
-        rewards, cuts = arrivals(minibatch, config, bootstrap)
         return delta_lambda_advantages(
             new_values,
             rewards,
@@ -56,28 +116,20 @@ def policy_gradient_advantages(
     if values is None:
         advantages: Tensor = shared["advantages"]
         return advantages
-    rewards, cuts = arrivals(minibatch, config, bootstrap)
     ratio = shared.get("importance_sampling_ratio", None)
-    return _puff(values, rewards, cuts, _importance(minibatch, ratio, values), config)
-
-
-def arrivals(data: TensorDictBase, config: Any, bootstrap: bool) -> tuple[Tensor, Tensor]:
-    """Rewards and cuts `[*, T]` that the recursion sees, arrival-indexed.
-
-    Rewards are taken relative to `reward_baseline` where that is stored. With `bootstrap`, a truncated step
-    brings the discounted value of the observation at which the episode was cut, and cuts the trace like a
-    terminated one: ``r + gamma * truncation_values``. Without, only `dones` cut and truncation is ignored.
-    """
-    rewards = data["rewards"]
-    cuts = data["dones"].to(rewards.dtype)
-    baseline = data.get("reward_baseline", None)
-    if baseline is not None:
-        rewards = rewards - baseline
-    if bootstrap:
-        truncateds = data["truncateds"].to(rewards.dtype)
-        ends = float(config.gamma) * data["truncation_values"] * truncateds * (1.0 - cuts)
-        rewards, cuts = rewards + ends, torch.maximum(cuts, truncateds)
-    return rewards, cuts
+    valid = minibatch.get("valid", None)
+    if ratio is None:
+        importance = kept(memory, "importance", values.shape, values.dtype, values.device)
+        importance.fill_(1.0) if valid is None else importance.copy_(valid)
+    else:
+        importance = ratio.detach()
+        if valid is not None:
+            masked = kept(memory, "importance", values.shape, values.dtype, values.device)
+            # A product, not a choice: the ratio of an invalid step is 1.
+            importance = torch.mul(importance, valid if valid.dtype == torch.bool else valid != 0, out=masked)
+    rewards, cuts = columns
+    out = kept(memory, "advantages_pg", values.shape, values.dtype, values.device)
+    return _puff(values, rewards, cuts, importance, config, out)
 
 
 def delta_lambda_advantages(
@@ -108,31 +160,40 @@ def forward_policy_for_training(
     if "actions" not in minibatch:
         raise KeyError("CoreTrainingLoop: the experience must hold 'actions' for the policy to evaluate")
     inputs: dict[Key, Any] = {key: minibatch[key].flatten(0, 1) for key in keys}
-    inputs["bptt"] = torch.full((count,), horizon, device=minibatch.device)
-    inputs["batch"] = torch.full((count,), rows, device=minibatch.device)
-    td = TensorDict(nest(inputs), batch_size=[count], device=minibatch.device)
+    inputs["bptt"] = torch.tensor(horizon, device=minibatch.device).expand(count)
+    inputs["batch"] = torch.tensor(rows, device=minibatch.device).expand(count)
+    td = flat_tensordict(inputs, (count,), minibatch.device)
     policy.reset_memory()
     result = policy.forward(td, action=minibatch["actions"].reshape(count, -1))
-    return (td if result is None else result).reshape(rows, horizon)
+    return unflattened(td if result is None else result, (rows, horizon))
 
 
-def importance_ratio(minibatch: TensorDictBase, policy_td: TensorDictBase) -> Tensor | None:
-    """``exp(clamp(new - old, -10, 10))`` of the log probabilities `[B, T]`, with its graph; 1 on invalid
-    steps.
+def importance_ratio(
+    minibatch: TensorDictBase, policy_td: TensorDictBase, memory: dict[str, Tensor] | None = None
+) -> Tensor | None:
+    """``exp(clamp(new - old, -10, 10))`` of the log probabilities `[B, T]`; 1 on invalid steps.
 
-    None where either side has no log probabilities.
+    With its graph; without one, and in `memory`, where that is given. None where either side has no log
+    probabilities.
     """
     old = minibatch.get("act_log_prob", None)
     new = policy_td.get("act_log_prob", None)
     if old is None or new is None:
         return None
-    difference = new.reshape(old.shape) - old
+    new = new.reshape(old.shape)
     valid = minibatch.get("valid", None)
+    # Chosen before exp: whatever an invalid step holds must not reach the gradient.
+    if memory is None:
+        difference = new - old
+        if valid is not None:
+            difference = torch.where(valid.bool(), difference, 0.0)
+        ratio: Tensor = difference.clamp(-10.0, 10.0).exp()
+        return ratio
+    out = kept(memory, "ratio", old.shape, torch.result_type(new, old), old.device)
+    torch.sub(new.detach(), old, out=out)
     if valid is not None:
-        # Before exp: whatever an invalid step holds must not reach the gradient.
-        difference = torch.where(valid.bool(), difference, 0.0)
-    ratio: Tensor = difference.clamp(-10.0, 10.0).exp()
-    return ratio
+        torch.where(valid.bool(), out, torch.zeros((), dtype=out.dtype, device=out.device), out=out)
+    return out.clamp_(-10.0, 10.0).exp_()
 
 
 def add_unused_outputs(total: Tensor, policy_td: TensorDictBase, used: set[str]) -> Tensor:
@@ -177,16 +238,9 @@ def _values(data: TensorDictBase) -> Tensor | None:
     return values if values is None or values.dim() == 2 else values.mean(dim=-1)
 
 
-def _importance(data: TensorDictBase, ratio: Tensor | None, values: Tensor) -> Tensor:
-    """Importance weights; 0 on invalid steps, which makes their advantage 0 and stops the trace there."""
-    valid = data.get("valid", None)
-    if ratio is None:
-        return torch.ones_like(values) if valid is None else valid.to(values.dtype)
-    ratio = ratio.detach()
-    return ratio if valid is None else torch.where(valid.bool(), ratio, 0.0)
-
-
-def _puff(values: Tensor, rewards: Tensor, cuts: Tensor, importance: Tensor, config: Any) -> Tensor:
+def _puff(
+    values: Tensor, rewards: Tensor, cuts: Tensor, importance: Tensor, config: Any, out: Tensor
+) -> Tensor:
     return ops.puff_advantage(
         values.detach(),
         rewards,
@@ -196,4 +250,5 @@ def _puff(values: Tensor, rewards: Tensor, cuts: Tensor, importance: Tensor, con
         float(config.gae_lambda),
         float(config.vtrace_rho_clip),
         float(config.vtrace_c_clip),
+        out=out,
     )

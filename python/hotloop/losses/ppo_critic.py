@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
+from hotloop.entries import flat_tensordict
 from hotloop.losses import formulas
 from hotloop.losses.base import ExperienceSpec, Loss, LossConfig, valid_mask
+from hotloop.spec import Key
 
 if TYPE_CHECKING:
     from hotloop.context import ComponentContext
@@ -52,6 +54,7 @@ class PPOCritic(Loss):
     """
 
     config_type: ClassVar[type[LossConfig]] = PPOCriticConfig
+    differentiates_ratio: ClassVar[bool] = False
     cfg: PPOCriticConfig
 
     def __init__(self, policy: Any, cfg: PPOCriticConfig | None = None, **options: Any) -> None:
@@ -123,12 +126,11 @@ class PPOCritic(Loss):
         """Put the new values (and ratios) of the minibatch's rows into the buffer."""
         if self.replay is None:
             return
-        columns = {"values": new_values.detach()}
+        buffer = self.replay.buffer
+        columns: dict[Key, Tensor] = {"values": new_values.detach()} if "values" in buffer else {}
         ratio = shared.get("importance_sampling_ratio", None)
-        if ratio is not None:
+        if ratio is not None and "ratio" in buffer:
             columns["ratio"] = ratio.detach()
-        stored = self.replay.buffer.keys()
-        columns = {key: column for key, column in columns.items() if key in stored}
         if not columns:
             return
         indices = self._require(shared, "indices", "shared")
@@ -137,7 +139,9 @@ class PPOCritic(Loss):
                 f"{type(self).__name__}.train: shared['indices'] must be {list(new_values.shape)} like the "
                 f"values, got {list(indices.shape)}"
             )
-        self.replay.update(indices[:, 0], TensorDict(columns, batch_size=new_values.shape))
+        self.replay.update(
+            indices[:, 0], flat_tensordict(columns, tuple(new_values.shape), new_values.device)
+        )
 
     def _track_explained_variance(self, shared: TensorDictBase) -> None:
         """Once a phase, when the loop hands over the advantages of the whole buffer ``[S, T]``."""

@@ -9,6 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.entries import set_entries
 from hotloop.losses import formulas, ranks
 from hotloop.losses.base import ExperienceSpec, LossConfig, valid_mask
 from hotloop.losses.ppo_actor import PPOActor, PPOActorConfig
@@ -40,6 +41,7 @@ class PPOLoss(PPOCritic):
         super().__init__(policy, cfg, **options)
         self._actor = PPOActor(policy, self.cfg, **options)
         self._actor.loss_tracker = self.loss_tracker
+        self._returns = torch.empty(0)  # of a minibatch, overwritten by the next one
 
     def get_experience_spec(self) -> ExperienceSpec:
         """What a stored step holds besides the policy's own entries, one number each."""
@@ -64,6 +66,8 @@ class PPOLoss(PPOCritic):
         advantages = self._require(shared_loss_data, "advantages", "shared")
         new = [self._require(policy_td, key, "policy_td") for key in ("act_log_prob", "values", "entropy")]
         if not _native(old_log_prob, old_values, advantages, new):
+            # That of the loop has no graph; the actor makes its own.
+            shared_loss_data = shared_loss_data.exclude("importance_sampling_ratio")
             value_loss, shared_loss_data, _ = super().run_train(shared_loss_data, context, mb_idx)
             loss, shared_loss_data, stop = self._actor.run_train(shared_loss_data, context, mb_idx)
             return value_loss + loss, shared_loss_data, stop
@@ -76,8 +80,10 @@ class PPOLoss(PPOCritic):
         # Before anything is written back: these are the values that the advantages were computed from.
         self._track_explained_variance(shared_loss_data)
         log_prob, values, entropy = (x.reshape(old_values.shape) for x in new)
-        returns = advantages + old_values
-        minibatch["returns"] = returns
+        if self._returns.shape != old_values.shape or self._returns.dtype != old_values.dtype:
+            self._returns = torch.empty_like(old_values)
+        returns = torch.add(advantages, old_values, out=self._returns)
+        set_entries(minibatch, {"returns": returns})
         loss = self._fused(
             shared_loss_data, (log_prob, values, entropy), old_log_prob, old_values, returns, minibatch
         )
@@ -118,9 +124,8 @@ class PPOLoss(PPOCritic):
             ent_coef=cfg.ent_coef,
             normalize_advantage=cfg.norm_adv and alone,
         )
-        named = dict(zip(_MEANS, statistics[:7].unbind(), strict=True))
-        named["value_loss"] = cfg.vf_coef * named["value_loss"]
-        self.loss_tracker.add(named, statistics[7])
+        statistics[1] *= cfg.vf_coef
+        self.loss_tracker.add_means(_MEANS, statistics[:7], statistics[7])
         return loss
 
 

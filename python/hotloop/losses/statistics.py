@@ -41,16 +41,25 @@ class StatisticTracker:
             return
         # The last entry becomes the weight. Stacking converts all in one kernel.
         scalars = [self._scalar(name, value) for name, value in (*values.items(), ("weight", 1.0))]
-        stacked = torch.stack(scalars)
-        if isinstance(weight, Tensor):
-            stacked *= self._scalar("weight", weight)
-        else:
-            stacked *= float(weight)
+        self._add(names, torch.stack(scalars), weight)
+
+    def add_means(self, names: tuple[str, ...], means: Tensor, weight: Tensor | float = 1.0) -> None:
+        """`add` for values that are in one tensor, ``[len(names)]``."""
+        if means.shape != (len(names),):
+            raise ValueError(
+                f"StatisticTracker.add_means: means must be [{len(names)}], got {list(means.shape)}"
+            )
+        ones = self._scalar("weight", 1.0).reshape(1)
+        self._add(names, torch.cat((means.detach().to(self.device, self._dtype), ones)), weight)
+
+    def _add(self, names: tuple[str, ...], values: Tensor, weight: Tensor | float) -> None:
+        """Add a fresh vector of values with a 1 behind them."""
+        values *= self._scalar("weight", weight) if isinstance(weight, Tensor) else float(weight)
         sums = self._groups.get(names)
         if sums is None:
-            self._groups[names] = stacked
+            self._groups[names] = values
         else:
-            sums += stacked
+            sums += values
 
     def total(self, name: str) -> Tensor:
         """``[2]`` on the device: weighted sum of a name and its sum of weights (zeros when it was never
