@@ -159,7 +159,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         return ops.gaussian_sample(x, x, seed=0, step=0, out=normal)
 
     kin: dict[str, Any] = {"last_values": x[:, 0], "gamma": 0.9}
-    scan, deltas, targets, sums, q = (torch.zeros(4, 6) for _ in range(5))
+    scan, deltas, targets, sums, q, ratio = (torch.zeros(4, 6) for _ in range(6))
     estimators: dict[str, tuple[Tensor, object]] = {
         "reverse_scan": (scan, lambda: ops.reverse_scan(x, x, out=scan)),
         "delta_lambda": (deltas, lambda: ops.delta_lambda(x, x, x, 0.9, 0.9, out=deltas)),
@@ -180,6 +180,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
             lambda: ops.gae(x, x, x, last_values=x[:, 0], gamma=0.9, gae_lambda=0.9, out=pair),
         ),
         **estimators,
+        "importance_ratio": (ratio, lambda: ops.importance_ratio(x, x, out=ratio)),
         "row_priorities": (priorities, lambda: ops.row_priorities(x, out=priorities)),
         "sample_segments[0]": (drawn[0], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),
         "sample_segments[1]": (drawn[1], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),

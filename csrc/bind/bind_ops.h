@@ -22,5 +22,6 @@ void bind_huge_pages(PyObject* module);
 void bind_categorical(PyObject* module);
 void bind_gaussian(PyObject* module);
 void bind_ppo_loss(PyObject* module);
+void bind_importance_ratio(PyObject* module);
 
 }  // namespace hotloop

@@ -185,6 +185,14 @@ def retrace(
     out: Tensor,
     /,
 ) -> _Result: ...
+def importance_ratio(
+    new_log_prob: Tensor,
+    old_log_prob: Tensor,
+    valid: Tensor | None,
+    invalid: float,
+    out: Tensor,
+    /,
+) -> _Result: ...
 def row_priorities(advantages: Tensor, alpha: float, out: Tensor, /) -> _Result: ...
 def sample_segments(
     priorities: Tensor | None,

@@ -49,14 +49,27 @@ def replace_entries(td: TensorDict, entries: Mapping[Any, Any]) -> bool:
     return True
 
 
-def unflattened(td: TensorDictBase, batch_size: tuple[int, ...]) -> TensorDictBase:
-    """`td.reshape(batch_size)` of a TensorDict `[n]`."""
-    if _HAS_ENTRIES and type(td) is TensorDict:
-        entries = td._tensordict
-        if all(type(entry) is Tensor for entry in entries.values()):
-            shaped = {key: entry.reshape(*batch_size, *entry.shape[1:]) for key, entry in entries.items()}
-            return flat_tensordict(shaped, batch_size, td.device)
-    return td.reshape(batch_size)
+def unflattened(
+    td: TensorDictBase, batch_size: tuple[int, ...], flat: Mapping[Any, Any], shaped: TensorDictBase
+) -> TensorDictBase:
+    """`td.reshape(batch_size)` of a TensorDict `[n]`.
+
+    An entry that still is that of `flat` is taken from `shaped`, where it has it, which spares a view.
+    """
+    entries = plain_entries(td)
+    known = plain_entries(shaped)
+    if entries is None or known is None:
+        return td.reshape(batch_size)
+    return flat_tensordict(
+        {
+            key: known[key]
+            if key in known and flat.get(key) is entry
+            else entry.reshape(*batch_size, *entry.shape[1:])
+            for key, entry in entries.items()
+        },
+        batch_size,
+        td.device,
+    )
 
 
 def plain_entries(td: TensorDictBase) -> Mapping[Any, Tensor] | None:

@@ -198,7 +198,7 @@ class CoreTrainingLoop:
             actions = checked_actions(td, step.window.agents, steps.action_width)
             steps.remember(td, actions, step.window)
             with stopwatch("_rollout.send"):
-                env.send_actions(actions.cpu().numpy())
+                env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
             if step.infos:
                 raw_infos.extend(step.infos)
             agent_steps += step.num_steps
@@ -337,11 +337,10 @@ class CoreTrainingLoop:
             policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys)
         set_entries(shared, {"policy_td": policy_td})
         with stopwatch("_train.advantage"):
-            ratio = importance_ratio(
-                sampled_mb, policy_td, None if self._differentiate_ratio() else self._memory
-            )
-            if ratio is not None:
-                set_entries(shared, {"importance_sampling_ratio": ratio})
+            if self._wants_ratio():
+                ratio = importance_ratio(sampled_mb, policy_td)
+                if ratio is not None:
+                    set_entries(shared, {"importance_sampling_ratio": ratio})
             advantages_pg = policy_gradient_advantages(
                 shared,
                 columns,
@@ -357,9 +356,11 @@ class CoreTrainingLoop:
                 total = add_unused_outputs(total, policy_td, used)
         return total, stop
 
-    def _differentiate_ratio(self) -> bool:
-        """Whether any loss builds on the graph of ``shared["importance_sampling_ratio"]``."""
-        return any(getattr(loss, "differentiates_ratio", True) for loss in self.losses.values())
+    def _wants_ratio(self) -> bool:
+        """Whether any loss reads ``shared["importance_sampling_ratio"]``, or it goes back into the buffer."""
+        return "ratio" in self.experience.buffer or any(
+            getattr(loss, "reads_ratio", True) for loss in self.losses.values()
+        )
 
     def _losses_minibatch(
         self, shared: TensorDictBase, context: ComponentContext, mb_idx: int

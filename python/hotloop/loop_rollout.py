@@ -316,7 +316,9 @@ def checked_actions(td: TensorDictBase, count: int, width: int) -> Tensor:
             f"{_WHERE}: a loss must run the policy and write 'actions', got none (are all rollout gates "
             "closed?)"
         )
-    actions: Tensor = td["actions"].detach()
+    actions: Tensor = td["actions"]
+    if actions.requires_grad:
+        actions = actions.detach()
     if actions.shape != (count, width) and not (width == 1 and actions.shape == (count,)):
         expected = f"[{count}] or [{count}, 1]" if width == 1 else f"[{count}, {width}]"
         raise ValueError(f"{_WHERE}: 'actions' must be {expected}, got {list(actions.shape)}")

@@ -116,17 +116,7 @@ def policy_gradient_advantages(
     if values is None:
         advantages: Tensor = shared["advantages"]
         return advantages
-    ratio = shared.get("importance_sampling_ratio", None)
-    valid = minibatch.get("valid", None)
-    if ratio is None:
-        importance = kept(memory, "importance", values.shape, values.dtype, values.device)
-        importance.fill_(1.0) if valid is None else importance.copy_(valid)
-    else:
-        importance = ratio.detach()
-        if valid is not None:
-            masked = kept(memory, "importance", values.shape, values.dtype, values.device)
-            # A product, not a choice: the ratio of an invalid step is 1.
-            importance = torch.mul(importance, valid if valid.dtype == torch.bool else valid != 0, out=masked)
+    importance = _importance(shared, values, memory)
     rewards, cuts = columns
     out = kept(memory, "advantages_pg", values.shape, values.dtype, values.device)
     return _puff(values, rewards, cuts, importance, config, out)
@@ -165,35 +155,28 @@ def forward_policy_for_training(
     td = flat_tensordict(inputs, (count,), minibatch.device)
     policy.reset_memory()
     result = policy.forward(td, action=minibatch["actions"].reshape(count, -1))
-    return unflattened(td if result is None else result, (rows, horizon))
+    return unflattened(td if result is None else result, (rows, horizon), inputs, minibatch)
 
 
-def importance_ratio(
-    minibatch: TensorDictBase, policy_td: TensorDictBase, memory: dict[str, Tensor] | None = None
-) -> Tensor | None:
-    """``exp(clamp(new - old, -10, 10))`` of the log probabilities `[B, T]`; 1 on invalid steps.
+def importance_ratio(minibatch: TensorDictBase, policy_td: TensorDictBase) -> Tensor | None:
+    """``exp(clamp(new - old, -10, 10))`` of the log probabilities `[B, T]`, with its graph; 1 on invalid
+    steps.
 
-    With its graph; without one, and in `memory`, where that is given. None where either side has no log
-    probabilities.
+    None where either side has no log probabilities.
     """
     old = minibatch.get("act_log_prob", None)
     new = policy_td.get("act_log_prob", None)
     if old is None or new is None:
         return None
-    new = new.reshape(old.shape)
+    if new.shape != old.shape:
+        new = new.reshape(old.shape)
+    difference = new - old
     valid = minibatch.get("valid", None)
-    # Chosen before exp: whatever an invalid step holds must not reach the gradient.
-    if memory is None:
-        difference = new - old
-        if valid is not None:
-            difference = torch.where(valid.bool(), difference, 0.0)
-        ratio: Tensor = difference.clamp(-10.0, 10.0).exp()
-        return ratio
-    out = kept(memory, "ratio", old.shape, torch.result_type(new, old), old.device)
-    torch.sub(new.detach(), old, out=out)
     if valid is not None:
-        torch.where(valid.bool(), out, torch.zeros((), dtype=out.dtype, device=out.device), out=out)
-    return out.clamp_(-10.0, 10.0).exp_()
+        # Before exp: whatever an invalid step holds must not reach the gradient.
+        difference = torch.where(valid.bool(), difference, 0.0)
+    ratio: Tensor = difference.clamp(-10.0, 10.0).exp()
+    return ratio
 
 
 def add_unused_outputs(total: Tensor, policy_td: TensorDictBase, used: set[str]) -> Tensor:
@@ -238,11 +221,30 @@ def _values(data: TensorDictBase) -> Tensor | None:
     return values if values is None or values.dim() == 2 else values.mean(dim=-1)
 
 
+def _importance(shared: TensorDictBase, values: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    """Importance weights `[B, T]`; 0 on invalid steps, which makes their advantage 0 and stops the trace
+    there."""
+    minibatch, policy_td = shared["sampled_mb"], shared["policy_td"]
+    valid = minibatch.get("valid", None)
+    old, new = minibatch.get("act_log_prob", None), policy_td.get("act_log_prob", None)
+    if old is None or new is None:
+        weights = kept(memory, "importance", values.shape, values.dtype, values.device)
+        return weights.fill_(1.0) if valid is None else weights.copy_(valid)
+    new = new.detach()
+    if new.shape != old.shape:
+        new = new.reshape(old.shape)
+    if new.is_cpu and new.dtype in (torch.float32, torch.float64):
+        out = kept(memory, "importance", old.shape, new.dtype, new.device)
+        return ops.importance_ratio(new, old, valid, 0.0, out=out)
+    ratio = (new - old).clamp(-10.0, 10.0).exp()
+    return ratio if valid is None else torch.where(valid.bool(), ratio, 0.0)
+
+
 def _puff(
     values: Tensor, rewards: Tensor, cuts: Tensor, importance: Tensor, config: Any, out: Tensor
 ) -> Tensor:
     return ops.puff_advantage(
-        values.detach(),
+        values.detach() if values.requires_grad else values,
         rewards,
         cuts,
         importance,

@@ -46,9 +46,8 @@ class Loss:
     """
 
     config_type: ClassVar[type[LossConfig]] = LossConfig
-    #: whether `train` builds on the graph of ``shared["importance_sampling_ratio"]``; where no loss does
-    #: the loop makes none
-    differentiates_ratio: ClassVar[bool] = True
+    #: whether `train` reads ``shared["importance_sampling_ratio"]``; where no loss does the loop makes none
+    reads_ratio: ClassVar[bool] = True
 
     def __init__(
         self,

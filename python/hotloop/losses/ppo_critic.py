@@ -54,7 +54,7 @@ class PPOCritic(Loss):
     """
 
     config_type: ClassVar[type[LossConfig]] = PPOCriticConfig
-    differentiates_ratio: ClassVar[bool] = False
+    reads_ratio: ClassVar[bool] = False
     cfg: PPOCriticConfig
 
     def __init__(self, policy: Any, cfg: PPOCriticConfig | None = None, **options: Any) -> None:

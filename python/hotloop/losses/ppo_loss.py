@@ -66,8 +66,6 @@ class PPOLoss(PPOCritic):
         advantages = self._require(shared_loss_data, "advantages", "shared")
         new = [self._require(policy_td, key, "policy_td") for key in ("act_log_prob", "values", "entropy")]
         if not _native(old_log_prob, old_values, advantages, new):
-            # That of the loop has no graph; the actor makes its own.
-            shared_loss_data = shared_loss_data.exclude("importance_sampling_ratio")
             value_loss, shared_loss_data, _ = super().run_train(shared_loss_data, context, mb_idx)
             loss, shared_loss_data, stop = self._actor.run_train(shared_loss_data, context, mb_idx)
             return value_loss + loss, shared_loss_data, stop
@@ -79,7 +77,9 @@ class PPOLoss(PPOCritic):
                 )
         # Before anything is written back: these are the values that the advantages were computed from.
         self._track_explained_variance(shared_loss_data)
-        log_prob, values, entropy = (x.reshape(old_values.shape) for x in new)
+        log_prob, values, entropy = (
+            x if x.shape == old_values.shape else x.reshape(old_values.shape) for x in new
+        )
         if self._returns.shape != old_values.shape or self._returns.dtype != old_values.dtype:
             self._returns = torch.empty_like(old_values)
         returns = torch.add(advantages, old_values, out=self._returns)

@@ -10,6 +10,7 @@ from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
 from hotloop.ops.gather_plan import GatherPlan
 from hotloop.ops.gaussian import gaussian_evaluate, gaussian_sample
+from hotloop.ops.importance_ratio import importance_ratio
 from hotloop.ops.last_actions import LastActions
 from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
@@ -42,6 +43,7 @@ __all__ = [
     "gather",
     "gaussian_evaluate",
     "gaussian_sample",
+    "importance_ratio",
     "ppo_loss",
     "puff_advantage",
     "retrace",

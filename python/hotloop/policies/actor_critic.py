@@ -113,7 +113,7 @@ class WrappedActorCritic(ActorCriticPolicy):
             )
         if not isinstance(value, Tensor) or value.numel() != n:
             raise ValueError(f"wrap_actor_critic: value must be [{n}] or [{n}, 1], got {_describe(value)}")
-        return logits, value.reshape(n)
+        return logits, value if value.dim() == 1 else value.reshape(n)
 
     def reset_memory(self) -> None:
         """Passed on to the module when it has such a method."""

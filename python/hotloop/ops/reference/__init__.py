@@ -31,7 +31,7 @@ from hotloop.ops.reference.movement import (
     store_,
     store_plan,
 )
-from hotloop.ops.reference.ppo_loss import ppo_loss
+from hotloop.ops.reference.ppo_loss import importance_ratio, ppo_loss
 from hotloop.ops.reference.sampling import (
     PRIORITY_FLOOR,
     STREAM_OFFSET,
@@ -67,6 +67,7 @@ __all__ = [
     "gather_plan",
     "gaussian_evaluate",
     "gaussian_sample",
+    "importance_ratio",
     "inclusion_probabilities",
     "permutation",
     "philox4x32",

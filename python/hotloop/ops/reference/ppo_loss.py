@@ -54,3 +54,18 @@ def ppo_loss(
         *(x.sum() for x in (r, r.square(), residual, residual.square())),
     ]
     return loss.to(new_log_prob.dtype), torch.stack(statistics).detach()
+
+
+def importance_ratio(
+    new_log_prob: Tensor,
+    old_log_prob: Tensor,
+    valid: Tensor | None = None,
+    invalid: float = 1.0,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """See `hotloop.ops.importance_ratio`."""
+    ratio = (new_log_prob - old_log_prob).clamp(-10.0, 10.0).exp()
+    if valid is not None:
+        ratio = torch.where(valid != 0, ratio, invalid)
+    return ratio if out is None else out.copy_(ratio)
