@@ -6,8 +6,8 @@ builds and validates an object per call, which costs more than the arithmetic of
 device back when it validates). These modules hold no parameters, only index buffers.
 
 What is drawn depends on torch's CPU generator alone (that of the device on the plain road), one number of
-which keys a draw: `torch.manual_seed` repeats it, and a checkpoint that holds the generator's state continues
-it.
+which keys a draw, or all draws of a loop's rollout (`hotloop.policies.draws`): `torch.manual_seed` repeats it,
+and a checkpoint that holds the generator's state continues it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hotloop import ops
 from hotloop.policies.actions import ActionSpec
+from hotloop.policies.draws import DrawKey, agents_key
 
 # Exponential samples are kept above this, so that probability 0 divided by a sample is 0 and never NaN.
 _SMALLEST_RACE_TIME = 1e-30
@@ -92,8 +93,7 @@ class CategoricalHead(nn.Module):
             full = torch.log_softmax(wide, dim=-1) if differentiated else torch.empty_like(wide)
         actions, log_prob, _ = ops.categorical_sample(
             logits.detach(),
-            seed=draw_key(),
-            step=0,
+            **_keywords(len(logits)),
             nvec=self._nvec,
             log_probs=None if differentiated else full,
         )
@@ -145,7 +145,7 @@ class GaussianHead(nn.Module):
 
     def _sample_natively(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor, None]:
         actions, log_prob, _ = ops.gaussian_sample(
-            mean.detach(), log_std.detach(), seed=draw_key(), step=0
+            mean.detach(), log_std.detach(), **_keywords(len(mean))
         )  # fmt: skip
         stored = actions.to(torch.float32)
         # The density is that of what is stored, which has fewer digits where the logits are float64.
@@ -178,6 +178,11 @@ def takes_native_road(logits: Tensor) -> bool:
 def draw_key() -> int:
     """63 random bits of torch's CPU generator."""
     return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def _keywords(rows: int) -> dict[str, int]:
+    key = agents_key(rows) or DrawKey(draw_key(), 0, 0)
+    return key._asdict()
 
 
 def _full_precision(logits: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class TrainAdvantageConfig(AdvantageConfig):
 class TrainSamplingConfig(SamplingConfig):
     """How minibatches are drawn; see `hotloop.SamplingConfig`."""
 
-    method: Literal["sequential", "permutation", "prioritized"] = "permutation"
+    method: Literal["sequential", "permutation", "stratified", "prioritized"] = "permutation"
 
 
 class OutputConfig(_Section):
