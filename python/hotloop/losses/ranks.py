@@ -123,6 +123,17 @@ def gathered(x: T) -> list[T]:
     return everyone
 
 
+def gathered_by_first(x: T) -> list[T]:
+    """What each rank gives, in their order, on rank 0; nothing elsewhere."""
+    if not several_ranks():
+        return [x]
+    first = dist.get_rank() == 0
+    everyone: list[Any] | None = [None] * dist.get_world_size() if first else None
+    with collective("the state of each rank"):
+        dist.gather_object(x, everyone, dst=0)
+    return everyone or []
+
+
 def _host_device() -> torch.device:
     """Where what the host decides is exchanged: host memory, where a backend serves it, so that no device must
     be waited for."""
