@@ -40,6 +40,7 @@ def share_of_rank(config: TrainConfig) -> TrainConfig:
         minibatch,
         size * horizon,
         f"rollout.horizon times the {size} processes, {horizon} * {size} = {size * horizon}",
+        within=batch,
     )
     agents, minibatches = config.num_envs // size, batch // minibatch
     if config.sampling.method == "stratified":
@@ -54,9 +55,15 @@ def share_of_rank(config: TrainConfig) -> TrainConfig:
     return share
 
 
-def _require_multiple(field: str, value: int, unit: int, what: str) -> None:
+def _require_multiple(field: str, value: int, unit: int, what: str, *, within: int | None = None) -> None:
+    """ValueError unless `value` is a multiple of `unit`; names the nearest that are, and that divide `within`."""
     if value % unit:
-        fitting = sorted({max(unit, value // unit * unit), (value // unit + 1) * unit})
+        below, above = value // unit * unit, (value // unit + 1) * unit
+        while within is not None and below > 0 and within % below:
+            below -= unit
+        while within is not None and above < within and within % above:
+            above += unit
+        fitting = [size for size in (below, above) if size > 0]
         raise ValueError(
             f"{field} must be a multiple of {what}, got {value}: {' or '.join(map(str, fitting))} would work"
         )
