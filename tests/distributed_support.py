@@ -19,8 +19,8 @@ TIMING = ("wall_time", "steps_per_second")
 
 
 def run_groups(folder: Path, *groups: tuple[int, list[str]]) -> list[list[tuple[int, str, str]]]:
-    """Runs `hotloop train` with the arguments of each group in that many processes, each in a directory of its own,
-    ``folder / f"group{g}-rank{r}"``. Exit code, stdout and stderr of each process."""
+    """Runs `hotloop train` with the arguments of each group in that many processes, each in a directory of
+    its own, ``folder / f"group{g}-rank{r}"``. Exit code, stdout and stderr of each process."""
     plan = [
         [{"cwd": str(folder / f"group{g}-rank{rank}"), "argv": argv} for rank in range(count)]
         for g, (count, argv) in enumerate(groups)
@@ -69,7 +69,8 @@ def _child(process: dict[str, Any], rank: int, size: int, port: int) -> None:
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     if size > 1:
         os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
+            "RANK": str(rank), "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
     code = 70

@@ -9,6 +9,8 @@ import torch
 
 from distributed_support import rows, run_groups
 
+pytestmark = pytest.mark.slow  # on a busy machine: they start processes
+
 COMMON = [
     "--num-envs", "8", "--rollout.horizon", "16", "--rollout.update-epochs", "2", "--policy.hidden", "16",
     "--environment.vectorization", "sync", "--output.no-tensorboard", "--output.no-plot", "--quiet",
@@ -16,18 +18,19 @@ COMMON = [
 CASES = {
     # Filler rows: the ranks' minibatches have different numbers of valid entries.
     "stratified, next step": [
-        "--environment.autoreset", "next_step", "--sampling.method", "stratified", "--total-timesteps", "1000",
+        "--environment.autoreset", "next_step", "--sampling.method", "stratified",
+        "--total-timesteps", "1000",
     ],
-    # Minibatches of whole slabs: the blocks of `sequential` are the same for any number of processes. A target that
-    # is passed in some phases: both must stop at the same minibatch.
+    # Minibatches of whole slabs: the blocks of `sequential` are the same for any number of processes. A
+    # target that is passed in some phases: both must stop at the same minibatch.
     "sequential slabs, KL": [
         "--sampling.method", "sequential", "--rollout.batch-size", "512", "--rollout.minibatch-size", "128",
         "--actor.target-kl", "0.001", "--total-timesteps", "3000",
     ],
     # Truncated episodes on one rank only make it run the policy once more; Gaussian draws.
     "continuous, truncated": [
-        "--env", "Pendulum-v1", "--environment.kwargs", "max_episode_steps", "13", "--sampling.method", "stratified",
-        "--total-timesteps", "1000",
+        "--env", "Pendulum-v1", "--environment.kwargs", "max_episode_steps", "13",
+        "--sampling.method", "stratified", "--total-timesteps", "1000",
     ],
 }  # fmt: skip
 
@@ -75,8 +78,8 @@ def test_a_resumed_run_goes_on_exactly_and_with_as_many_processes_only(tmp_path:
     ranks, alone = run_groups(tmp_path, (2, resume), (1, ["--resume", "../part"]))
     assert alone[0][0] == 2
     assert alone[0][2] == (
-        "hotloop train: error: ../part is of a run of 2 processes, whose environments cannot be dealt out to 1: "
-        "continue it with torchrun --nproc-per-node 2 -m hotloop train --resume\n"
+        "hotloop train: error: ../part is of a run of 2 processes, whose environments cannot be dealt out to "
+        "1: continue it with torchrun --nproc-per-node 2 -m hotloop train --resume\n"
     )
     assert [code for code, _, _ in ranks] == [0, 0], ranks
     expected = rows(tmp_path / "whole" / "metrics.csv")

@@ -38,8 +38,8 @@ class SamplingConfig(_Config):
 
     ``method``: ``"sequential"`` takes blocks of rows in order, ``"permutation"`` every row once an update
     epoch in a fresh random order, ``"stratified"`` likewise, one row of each block of S / B (see
-    `hotloop.experience_strata`: the one random law whose minibatches are the same for any number of processes),
-    ``"prioritized"`` rows without replacement with probability ~ (sum of
+    `hotloop.experience_strata`: the one random law whose minibatches are the same for any number of
+    processes), ``"prioritized"`` rows without replacement with probability ~ (sum of
     |advantage|) ** ``prio_alpha`` (``prio_alpha = 0``: sequential). ``prio_beta0`` is the exponent of the
     importance weights at the start; it grows to 1 while training proceeds (Schaul et al. 2016, "Prioritized
     Experience Replay"): with ``beta_schedule`` ``"linear"`` until the end of training, with ``"reference"``

@@ -1,7 +1,7 @@
-"""The process group of a data-parallel run: from torchrun's environment variables, and for as long as the run.
+"""The process group of a data-parallel run, set up from torchrun's environment variables.
 
-``torchrun --nproc-per-node N -m hotloop train ...`` starts N processes that train as one. Without torchrun, or with
-one process, nothing here does anything, and torch.distributed stays as it is.
+``torchrun --nproc-per-node N -m hotloop train ...`` starts N processes that train as one. Without torchrun,
+or with one process, nothing here does anything, and torch.distributed stays as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Launch:
-    """Which process of a run this is: `rank` of `world_size`, `local_rank` of `local_size` on this machine."""
+    """Which process of a run: `rank` of `world_size`, on this machine `local_rank` of `local_size`."""
 
     rank: int
     world_size: int
@@ -70,13 +70,13 @@ def speaks() -> bool:
 def process_group(device: str, *, timeout_seconds: float = 300.0) -> AbstractContextManager[None]:
     """A block in which torch.distributed runs, where torchrun started several processes; else a plain block.
 
-    Tensors on the CPU go through gloo, those on CUDA devices through NCCL, or through gloo where there are more
-    processes than devices, which NCCL refuses.
+    Tensors on the CPU go through gloo, those on CUDA devices through NCCL, or through gloo where there are
+    more processes than devices, which NCCL refuses.
 
     Args:
         device: that of the policy, as `hotloop train` takes it.
-        timeout_seconds: how long a process waits for the others before it takes them for lost. Longer than the
-            longest rollout may differ from process to process.
+        timeout_seconds: how long a process waits for the others before it takes them for lost. Longer than
+            the longest rollout may differ from process to process.
 
     Raises:
         ValueError: torchrun's variables are wrong.
@@ -124,13 +124,14 @@ def rank_device(device: str) -> str:
         return device
     if chosen.index is not None and launch.local_size > 1:
         raise ValueError(
-            f"device must be 'cuda' with {launch.local_size} processes, each of which takes one, got {device!r}"
+            f"device must be 'cuda' with {launch.local_size} processes, each of which takes one, got "
+            f"{device!r}"
         )
     return f"cuda:{launch.local_rank % max(1, torch.cuda.device_count())}"
 
 
 def on_first(action: Callable[[], T]) -> T:
-    """What `action` returns on rank 0, on every rank; ValueError and OSError that it raises there likewise."""
+    """On every rank what `action` returns on rank 0, or the ValueError or OSError that it raises there."""
     if not ranks.several_ranks():
         return action()
     outcome: tuple[bool, Any] = True, None

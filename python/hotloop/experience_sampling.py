@@ -9,8 +9,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from hotloop import ops
-from hotloop.ops._memory import empty_buffer
 from hotloop.experience_strata import Strata, rank_seed
+from hotloop.ops._memory import empty_buffer
 from hotloop.segment_sampler import SegmentSampler, importance_exponent
 from hotloop.spec import Key, nest
 

@@ -1,12 +1,12 @@
 """Stratified minibatches: random, and the same whether one process holds the rows or several.
 
-The S rows of a rollout are S / M blocks of M neighbours, where M is the number of minibatches. Each update epoch
-puts every block into a random order of its own, and minibatch m takes row number m of each. So every row comes
-once an epoch, a minibatch holds neighbours (agents that act alike, say) never twice, and where a process holds
-whole blocks it finds its part of each minibatch among its own rows.
+The S rows of a rollout are S / M blocks of M neighbours, where M is the number of minibatches. Each update
+epoch puts every block into a random order of its own, and minibatch m takes row number m of each. So every
+row comes once an epoch, a minibatch holds neighbours (agents that act alike, say) never twice, and where a
+process holds whole blocks it finds its part of each minibatch among its own rows.
 
-Row k A + i of a rollout is segment k of agent i (A agents that all act in every step). Of N processes number r
-holds the agents r A / N to (r + 1) A / N; its blocks are whole ones when M divides A / N.
+Row k A + i of a rollout is segment k of agent i (A agents that all act in every step). Of N processes number
+r holds the agents r A / N to (r + 1) A / N; its blocks are whole ones when M divides A / N.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Strata:
             numbers = torch.arange(minibatch_segments)
         elif segments % agents or agents % depth:
             raise ValueError(
-                f"Experience.sample: for the method 'stratified' the agents of each of {world_size} processes must "
-                f"be a multiple of the number of minibatches, {depth}, and divide its {segments} segments, got "
-                f"{agents}"
+                f"Experience.sample: for the method 'stratified' the agents of each of {world_size} "
+                f"processes must be a multiple of the {depth} minibatches and divide {segments} segments, "
+                f"got {agents}"
             )
         else:
             own = agents // depth  # blocks of this process in one slab of a segment an agent

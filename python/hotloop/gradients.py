@@ -1,10 +1,10 @@
 """Gradients averaged over the ranks of a data-parallel run: one all-reduce before each optimizer step.
 
-Instead of wrapping the policy in DistributedDataParallel, whose hooks run only when the wrapper itself is called,
-and which must be told of gradient accumulation and of parameters that a forward pass left out, the gradients are
-copied into one flat buffer, summed over the ranks and copied back. That holds for any policy, however it is
-called. What is given up is the overlap with the backward pass, which pays for networks far larger than those that
-such loops train.
+Instead of wrapping the policy in DistributedDataParallel, whose hooks run only when the wrapper itself is
+called, and which must be told of gradient accumulation and of parameters that a forward pass left out, the
+gradients are copied into one flat buffer, summed over the ranks and copied back. That holds for any policy,
+however it is called. What is given up is the overlap with the backward pass, which pays for networks far
+larger than those that such loops train.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hotloop.losses import ranks
 class GradientAverage:
     """Called between backward and optimizer step: replaces each gradient by its mean over the ranks.
 
-    A parameter without a gradient counts as zero where other ranks have one, and keeps none where no rank has. On
-    a single rank nothing happens.
+    A parameter without a gradient counts as zero where other ranks have one, and keeps none where no rank
+    has. On a single rank nothing happens.
 
     Args:
         policy: anything with `parameters()`.
@@ -61,8 +61,8 @@ class GradientAverage:
                 missing.append(slot)
             elif parameter.grad.is_sparse:
                 raise TypeError(
-                    "CoreTrainingLoop.training_phase: gradients must be dense with several ranks, got a sparse one "
-                    f"for a parameter of shape {list(parameter.shape)} (sparse=False makes it dense)"
+                    "CoreTrainingLoop.training_phase: gradients must be dense with several ranks, got a "
+                    f"sparse one for a parameter of shape {list(parameter.shape)} (sparse=False helps)"
                 )
             else:
                 present.append((slot, parameter.grad))

@@ -47,8 +47,8 @@ class RolloutResult(BaseModel):
     """What a rollout phase returns.
 
     ``raw_infos``: the environment's info dicts in the order in which they came. ``agent_steps``:
-    environment steps made. ``training_env_id``: the slice of agents served last. ``info_steps``: for each info the
-    number of the step, counted from 0, that it came with.
+    environment steps made. ``training_env_id``: the slice of agents served last. ``info_steps``: for each
+    info the number of the step, counted from 0, that it came with.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")

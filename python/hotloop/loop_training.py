@@ -150,8 +150,8 @@ def add_unused_outputs(total: Tensor, policy_td: TensorDictBase, used: set[str])
 
 
 def rank_weight(minibatch: TensorDictBase) -> Tensor | None:
-    """What this rank's losses, means over its own valid entries, count among those of all ranks: 1 on average, in
-    proportion to the number of valid entries. None where all count alike."""
+    """What this rank's losses, means over its own valid entries, count among those of all ranks: 1 on
+    average, in proportion to the number of valid entries. None where all count alike."""
     valid = minibatch.get("valid", None) if ranks.several_ranks() else None
     if valid is None:
         return None

@@ -171,8 +171,8 @@ class Loss:
         self.loss_tracker.add({name: value}, weight)
 
     def stats(self) -> dict[str, float]:
-        """Means of everything tracked since `zero_loss_tracker`, on all ranks together, read with one transfer.
-        Called by all ranks, or by none."""
+        """Means of everything tracked since `zero_loss_tracker`, on all ranks together, read with one
+        transfer. Called by all ranks, or by none."""
         return joint_means(ranks.gathered(self.loss_tracker.totals()))
 
     # For subclasses

@@ -106,7 +106,8 @@ def kl_estimates(ratio: Tensor, new_log_prob: Tensor, old_log_prob: Tensor) -> T
 
 
 def explained_variance(values: Tensor, returns: Tensor, valid: Tensor | None = None) -> Tensor:
-    """``1 - Var(R - V) / Var(R)`` over valid entries of all ranks, as a scalar; 0 when the returns do not vary."""
+    """``1 - Var(R - V) / Var(R)`` over valid entries of all ranks, as a scalar; 0 when the returns do not
+    vary."""
     both = (returns, returns - values)
     means = torch.stack([masked_mean(x, valid) for x in both])
     squares = torch.stack(

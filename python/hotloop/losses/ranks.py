@@ -1,7 +1,7 @@
 """What the ranks of a data-parallel run must agree on. No collective is issued on a single rank.
 
-Every function here is called by all ranks in the same order, or by none. Where one of them has died the others'
-next call raises `RankLostError`.
+Every function here is called by all ranks in the same order, or by none. Where one of them has died the
+others' next call raises `RankLostError`.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def gathered_by_first(x: T) -> list[T]:
 
 
 def _host_device() -> torch.device:
-    """Where what the host decides is exchanged: host memory, where a backend serves it, so that no device must
-    be waited for."""
+    """Where what the host decides is exchanged: host memory, where a backend serves it, so that no device
+    must be waited for."""
     in_host_memory = "cpu" in dist.get_backend_config()
     return torch.device("cpu") if in_host_memory else torch.device("cuda", torch.cuda.current_device())

@@ -61,15 +61,16 @@ def categorical_sample(
     choice. The sums are float64, so that rare choices are drawn as rarely as they should be and choices of
     probability 0 (forbidden ones, logits of minus infinity) never.
 
-    Row n of head h reads bits `first_row` + n of a Philox4x32-10 stream keyed by (seed, step, h): the draw depends neither
-    on the number of threads nor on what ran before. A caller that draws again must give another `step`.
+    Row n of head h reads bits `first_row` + n of a Philox4x32-10 stream keyed by (seed, step, h): the draw
+    depends neither on the number of threads nor on what ran before. A caller that draws again must give
+    another `step`.
 
     Args:
         logits: `[N, A]`, floating, any strides; bfloat16 and float16 are computed in float32.
         seed: any 64-bit integer.
         step: the number of this draw, 0 ... 2**63 - 1.
-        first_row: the number of row 0, 0 ... 2**32 - 1: who draws for a part of many rows gives the first one's, and
-            each row gets what it would get in a call for all.
+        first_row: the number of row 0, 0 ... 2**32 - 1: who draws for a part of many rows gives the first
+            one's, and each row gets what it would get in a call for all.
         mask: `[N, A]` bool, false where a choice is forbidden; every head of every row keeps one at least.
         nvec: the number of choices of each head, A together; None for one head of A choices.
         out: `(actions, log_prob, entropy)` to write into; actions may be int32 or int64.

@@ -53,17 +53,17 @@ def gaussian_sample(
     dtype, and kept below 1, before their density is taken: `gaussian_evaluate` of what was stored gives the
     same bits.
 
-    Row n takes numbers 2m and 2m + 1, m = `first_row` + n, of a Philox4x32-10 stream keyed by (seed, step, pair
-    of components), transformed by Box and Muller (1958): the draw depends neither on the number of threads nor on what ran
-    before. A caller that draws again must give another `step`.
+    Row n takes numbers 2m and 2m + 1, m = `first_row` + n, of a Philox4x32-10 stream keyed by (seed, step,
+    pair of components), transformed by Box and Muller (1958): the draw depends neither on the number of
+    threads nor on what ran before. A caller that draws again must give another `step`.
 
     Args:
         mean: `[N, k]`, floating, any strides.
         log_std: `[N, k]` or `[k]`, floating: logarithm of the standard deviation.
         seed: any 64-bit integer.
         step: the number of this draw, 0 ... 2**63 - 1.
-        first_row: the number of row 0, 0 ... 2**32 - 1: who draws for a part of many rows gives the first one's, and
-            each row gets what it would get in a call for all.
+        first_row: the number of row 0, 0 ... 2**32 - 1: who draws for a part of many rows gives the first
+            one's, and each row gets what it would get in a call for all.
         squash: whether actions go through tanh.
         out: `(actions, log_prob, entropy)` to write into.
 

@@ -1,8 +1,8 @@
 """Keys of what policies draw while a loop acts, so that an agent's draws depend on nothing but the agent.
 
-`CoreTrainingLoop` says for which agents a forward pass is. A head that draws then keys its numbers by (key of the
-rollout, how often the agent acted in it, number of the agent): they depend neither on how the agents are split
-into slices or over processes nor on the order in which slices are served.
+`CoreTrainingLoop` says for which agents a forward pass is. A head that draws then keys its numbers by (key of
+the rollout, how often the agent acted in it, number of the agent): they depend neither on how the agents are
+split into slices or over processes nor on the order in which slices are served.
 """
 
 from __future__ import annotations

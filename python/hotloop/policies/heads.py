@@ -6,8 +6,8 @@ builds and validates an object per call, which costs more than the arithmetic of
 device back when it validates). These modules hold no parameters, only index buffers.
 
 What is drawn depends on torch's CPU generator alone (that of the device on the plain road), one number of
-which keys a draw, or all draws of a loop's rollout (`hotloop.policies.draws`): `torch.manual_seed` repeats it,
-and a checkpoint that holds the generator's state continues it.
+which keys a draw, or all draws of a loop's rollout (`hotloop.policies.draws`): `torch.manual_seed` repeats
+it, and a checkpoint that holds the generator's state continues it.
 """
 
 from __future__ import annotations
@@ -91,9 +91,12 @@ class CategoricalHead(nn.Module):
         if self._nvec is None:
             wide = _full_precision(logits)
             full = torch.log_softmax(wide, dim=-1) if differentiated else torch.empty_like(wide)
+        key = _next_key(len(logits))
         actions, log_prob, _ = ops.categorical_sample(
             logits.detach(),
-            **_keywords(len(logits)),
+            seed=key.seed,
+            step=key.step,
+            first_row=key.first_row,
             nvec=self._nvec,
             log_probs=None if differentiated else full,
         )
@@ -144,8 +147,9 @@ class GaussianHead(nn.Module):
         return stored, log_prob, None
 
     def _sample_natively(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor, None]:
+        key = _next_key(len(mean))
         actions, log_prob, _ = ops.gaussian_sample(
-            mean.detach(), log_std.detach(), **_keywords(len(mean))
+            mean.detach(), log_std.detach(), seed=key.seed, step=key.step, first_row=key.first_row
         )  # fmt: skip
         stored = actions.to(torch.float32)
         # The density is that of what is stored, which has fewer digits where the logits are float64.
@@ -180,9 +184,9 @@ def draw_key() -> int:
     return int(torch.empty((), dtype=torch.int64).random_())
 
 
-def _keywords(rows: int) -> dict[str, int]:
-    key = agents_key(rows) or DrawKey(draw_key(), 0, 0)
-    return key._asdict()
+def _next_key(rows: int) -> DrawKey:
+    """The key of a draw of `rows` rows: the agents' own in a rollout, else a number of torch's generator."""
+    return agents_key(rows) or DrawKey(draw_key(), 0, 0)
 
 
 def _full_precision(logits: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """How the trainers of several processes act as one; see `hotloop.distributed`.
 
-Sizes in a configuration are those of the whole run. Each process makes its share of the environments, rank r those
-numbered from r num_envs / N on, and holds its share of every minibatch. Only rank 0 writes.
+Sizes in a configuration are those of the whole run. Each process makes its share of the environments, rank r
+those numbered from r num_envs / N on, and holds its share of every minibatch. Only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def share_of_rank(config: TrainConfig) -> TrainConfig:
 
 
 def _require_multiple(field: str, value: int, unit: int, what: str, *, within: int | None = None) -> None:
-    """ValueError unless `value` is a multiple of `unit`; names the nearest that are, and that divide `within`."""
+    """ValueError unless `value` is a multiple of `unit`; names the nearest that are, and that divide
+    `within`."""
     if value % unit:
         below, above = value // unit * unit, (value // unit + 1) * unit
         while within is not None and below > 0 and within % below:
@@ -79,7 +80,8 @@ def adopt_ranks(parts: Components, config: TrainConfig) -> None:
     parts.context.config.batch_size *= size
     parts.context.config.minibatch_size *= size
     if rank:
-        # What a policy draws for itself must differ from rank to rank; rank 0 goes on as a single process would.
+        # What a policy draws for itself must differ from rank to rank; rank 0 goes on as a single process
+        # would.
         torch.manual_seed(rank_seed(config.seed, rank))
 
 
@@ -128,8 +130,8 @@ def part_of_rank(state: Mapping[str, Any] | None, source: Path) -> dict[str, Any
     if saved != size:
         how = "hotloop train" if saved == 1 else f"torchrun --nproc-per-node {saved} -m hotloop train"
         raise ValueError(
-            f"{source} is of a run of {saved} {'process' if saved == 1 else 'processes'}, whose environments cannot "
-            f"be dealt out to {size}: continue it with {how} --resume"
+            f"{source} is of a run of {saved} {'process' if saved == 1 else 'processes'}, whose environments "
+            f"cannot be dealt out to {size}: continue it with {how} --resume"
         )
     if not parts:
         return dict(state)

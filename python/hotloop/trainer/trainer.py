@@ -159,12 +159,16 @@ class Trainer:
             events = EventWriter(self.directory.tensorboard, self.context.agent_step)
         metrics = MetricsFile(self.directory.metrics, keep_epochs=self.epoch or None) if self._first else None
         silent = None if self._first else SilentProgress()
-        progress = silent or self._progress or make_progress(
-            config.total_timesteps,
-            title=f"{config.env}  seed {config.seed}  {self.directory.path}",
-            goal=config.stop_at_return,
-            quiet=config.quiet,
-            line_seconds=config.output.line_seconds,
+        progress = (
+            silent
+            or self._progress
+            or make_progress(
+                config.total_timesteps,
+                title=f"{config.env}  seed {config.seed}  {self.directory.path}",
+                goal=config.stop_at_return,
+                quiet=config.quiet,
+                line_seconds=config.output.line_seconds,
+            )
         )
         try:
             for note in self._notes:
@@ -240,7 +244,8 @@ class Trainer:
         )
 
     def _save_alone(self, error: ranks.RankLostError) -> ranks.RankLostError:
-        """Saves on rank 0 what it has, with the states that all ranks had when they last saved; what to say."""
+        """Saves on rank 0 what it has, with the states that all ranks had when they last saved; what to
+        say."""
         if not self._first:
             return error
         self._write_checkpoint()
