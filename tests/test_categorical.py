@@ -362,3 +362,25 @@ def test_errors_of_actions_and_numbers() -> None:
         ValueError, match=r"out\[2\] must be memory of its own, got a tensor that overlaps out\[1\]"
     ):
         ops.categorical_sample(X, seed=0, step=0, out=(A.clone(), pool[:3], pool[2:5]))
+
+
+@pytest.mark.parametrize("first_row", [0, 1, 63, 2**32 - 200])
+@pytest.mark.parametrize("nvec", [None, (3, 4)])
+def test_a_part_of_the_rows_draws_what_it_draws_in_a_call_for_all(
+    first_row: int, nvec: tuple[int, ...] | None
+) -> None:
+    logits = logits_of(150, 7)
+    key: dict[str, Any] = {"seed": 3, "step": 2**32 + 1, "nvec": nvec}
+    whole = ops.categorical_sample(logits, **key, first_row=first_row)
+    twin = reference.categorical_sample(logits, **key, first_row=first_row)
+    assert torch.equal(whole[0], twin[0])
+    assert not torch.equal(whole[0], ops.categorical_sample(logits, **key, first_row=first_row + 1)[0])
+    for start, stop in ((0, 150), (1, 40), (37, 150), (64, 65)):
+        part = ops.categorical_sample(logits[start:stop], **key, first_row=first_row + start)
+        assert all(torch.equal(a, b[start:stop]) for a, b in zip(part, whole, strict=True))
+
+
+def test_row_numbers_out_of_range_are_refused() -> None:
+    for first_row in (-1, 2**32):
+        with pytest.raises(ValueError, match="categorical_sample: first_row must be"):
+            ops.categorical_sample(X, seed=0, step=0, first_row=first_row)

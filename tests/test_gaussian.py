@@ -254,3 +254,22 @@ def test_errors_of_the_other_arguments() -> None:
         ValueError, match=r"out\[0\] must be memory of its own, got a tensor that overlaps mean"
     ):
         ops.gaussian_sample(M, S, seed=0, step=0, out=(M, torch.zeros(3), torch.zeros(3)))
+
+
+@pytest.mark.parametrize("first_row", [0, 1, 63, 2**32 - 200])
+def test_a_part_of_the_rows_draws_what_it_draws_in_a_call_for_all(first_row: int) -> None:
+    mean, log_std = inputs(150, 3)
+    key: dict[str, int] = {"seed": 3, "step": 2**32 + 1}
+    whole = ops.gaussian_sample(mean, log_std, **key, first_row=first_row)
+    twin = reference.gaussian_sample(mean, log_std, **key, first_row=first_row)
+    torch.testing.assert_close(whole[0], twin[0], rtol=1e-6, atol=1e-6)
+    assert not torch.equal(whole[0], ops.gaussian_sample(mean, log_std, **key, first_row=first_row + 1)[0])
+    for start, stop in ((0, 150), (1, 40), (37, 150), (64, 65)):
+        part = ops.gaussian_sample(mean[start:stop], log_std[start:stop], **key, first_row=first_row + start)
+        assert all(torch.equal(a, b[start:stop]) for a, b in zip(part, whole, strict=True))
+
+
+def test_row_numbers_out_of_range_are_refused() -> None:
+    for first_row in (-1, 2**32):
+        with pytest.raises(ValueError, match="gaussian_sample: first_row must be"):
+            ops.gaussian_sample(M, S, seed=0, step=0, first_row=first_row)

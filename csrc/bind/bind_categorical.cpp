@@ -14,6 +14,8 @@ constexpr const char* kEvaluate = "categorical_evaluate";
 constexpr const char* kBackward = "categorical_evaluate_backward";
 constexpr int64_t kMaxHeads = int64_t{1} << 24;  // a head's number shares a counter word with its stream
 constexpr int64_t kMaxChoices = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxFirstRow =
+    (int64_t{1} << 32) - 1;  // as for a Gaussian, where a row takes a block of 32 bits' number
 
 // Which columns belong to which head, checked against the logits [N, A].
 struct Heads {
@@ -121,21 +123,22 @@ Matrix read_mask(const char* op, const View& mask, const View& logits, const Hea
   return as_matrix(mask);
 }
 
-// args: logits, mask, nvec, seed, step, actions, log_prob, entropy, log_probs (or None)
+// args: logits, mask, nvec, seed, step, first_row, actions, log_prob, entropy, log_probs (or None)
 void sample_checked(PyObject* const* args) {
   const char* op = kSample;
   const View x = read_tensor(op, "logits", args[0]);
   const View m = read_optional(op, "mask", args[1]);
-  const View a = read_tensor(op, "out[0]", args[5]);
-  const View l = read_tensor(op, "out[1]", args[6]);
-  const View e = read_tensor(op, "out[2]", args[7]);
-  const View f = read_optional(op, "log_probs", args[8]);
+  const View a = read_tensor(op, "out[0]", args[6]);
+  const View l = read_tensor(op, "out[1]", args[7]);
+  const View e = read_tensor(op, "out[2]", args[8]);
+  const View f = read_optional(op, "log_probs", args[9]);
   const Heads heads(op, args[2], x);
   CategoricalParams p;
   p.draw = true;
   p.seed = static_cast<uint64_t>(
       read_int(op, "seed", args[3], std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
   p.step = static_cast<uint64_t>(read_int(op, "step", args[4], 0, std::numeric_limits<int64_t>::max()));
+  p.first_row = static_cast<uint64_t>(read_int(op, "first_row", args[5], 0, kMaxFirstRow));
   p.rows = x.shape[0];
   p.heads = heads.count();
   p.choices = heads.choices.data();
@@ -160,7 +163,7 @@ void sample_checked(PyObject* const* args) {
   p.mask = read_mask(op, m, x, heads, true);
   p.log_prob = as_column(l);
   p.entropy = as_column(e);
-  for (int i = 5; i < 5 + outputs; ++i) mark_written(args[i]);
+  for (int i = 6; i < 6 + outputs; ++i) mark_written(args[i]);
   run_kernel(4 * view_bytes(x), [&] { categorical(p); });
 }
 
@@ -241,7 +244,7 @@ void backward_checked(PyObject* const* args) {
 }  // namespace
 
 void bind_categorical(PyObject* module) {
-  add_op<9, sample_checked>(module, kSample);
+  add_op<10, sample_checked>(module, kSample);
   add_op<7, evaluate_checked>(module, kEvaluate);
   add_op<8, backward_checked>(module, kBackward);
 }

@@ -13,6 +13,7 @@ constexpr const char* kSample = "gaussian_sample";
 constexpr const char* kEvaluate = "gaussian_evaluate";
 constexpr const char* kBackward = "gaussian_evaluate_backward";
 constexpr int64_t kMaxWidth = int64_t{1} << 24;  // a pair's number shares a counter word with its stream
+constexpr int64_t kMaxFirstRow = (int64_t{1} << 32) - 1;  // the number of a block has 32 bits
 
 DType arithmetic_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
@@ -45,14 +46,14 @@ Matrix read_log_std(const char* op, const View& log_std, const View& mean) {
   return as_matrix(log_std);
 }
 
-// args: mean, log_std, seed, step, squash, actions, log_prob, entropy
+// args: mean, log_std, seed, step, squash, first_row, actions, log_prob, entropy
 void sample_checked(PyObject* const* args) {
   const char* op = kSample;
   const View m = read_tensor(op, "mean", args[0]);
   const View s = read_tensor(op, "log_std", args[1]);
-  const View a = read_tensor(op, "out[0]", args[5]);
-  const View l = read_tensor(op, "out[1]", args[6]);
-  const View e = read_tensor(op, "out[2]", args[7]);
+  const View a = read_tensor(op, "out[0]", args[6]);
+  const View l = read_tensor(op, "out[1]", args[7]);
+  const View e = read_tensor(op, "out[2]", args[8]);
   expect_mean(op, m);
   GaussianParams p;
   p.draw = true;
@@ -64,6 +65,7 @@ void sample_checked(PyObject* const* args) {
       read_int(op, "seed", args[2], std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
   p.step = static_cast<uint64_t>(read_int(op, "step", args[3], 0, std::numeric_limits<int64_t>::max()));
   p.squash = args[4] == Py_True;
+  p.first_row = static_cast<uint64_t>(read_int(op, "first_row", args[5], 0, kMaxFirstRow));
   const DType dtype = arithmetic_dtype(m.dtype);
   expect_output(op, "out[0]", a, {p.rows, p.width}, "[N, k]", dtype);
   expect_output(op, "out[1]", l, {p.rows}, "[N]", dtype);
@@ -79,7 +81,7 @@ void sample_checked(PyObject* const* args) {
   p.actions = as_matrix(a);
   p.log_prob = as_column(l);
   p.entropy = as_column(e);
-  for (int i = 5; i < 8; ++i) mark_written(args[i]);
+  for (int i = 6; i < 9; ++i) mark_written(args[i]);
   run_kernel(64 * view_numel(m), [&] { gaussian(p); });
 }
 
@@ -177,7 +179,7 @@ void backward_checked(PyObject* const* args) {
 }  // namespace
 
 void bind_gaussian(PyObject* module) {
-  add_op<8, sample_checked>(module, kSample);
+  add_op<9, sample_checked>(module, kSample);
   add_op<6, evaluate_checked>(module, kEvaluate);
   add_op<8, backward_checked>(module, kBackward);
 }

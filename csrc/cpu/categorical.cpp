@@ -188,15 +188,17 @@ void choices_as_lanes(const CategoricalParams& p, int64_t row, int64_t rows, int
   }
 }
 
-// Row n draws with the bits number n of the stream of its head.
+// Row n draws with the bits number first_row + n of the stream of its head.
 void uniforms(const CategoricalParams& p, int64_t row, int64_t head, double* out) {
   const RandomKey key{p.seed, static_cast<uint32_t>(p.step >> 32), static_cast<uint32_t>(p.step),
                       kStreamCategorical + (static_cast<uint32_t>(head) << kStreamBits)};
-  alignas(64) uint64_t bits[kBlockRows];
-  for (int64_t r = 0; r < kBlockRows; r += kPhiloxValues) {
-    random_lanes(key, static_cast<uint64_t>(row + r), bits + r);
+  const uint64_t first = p.first_row + static_cast<uint64_t>(row);
+  const int64_t odd = static_cast<int64_t>(first & 1);  // lanes start at an even number
+  alignas(64) uint64_t bits[kBlockRows + kPhiloxValues];
+  for (int64_t r = 0; r < kBlockRows + odd; r += kPhiloxValues) {
+    random_lanes(key, first - static_cast<uint64_t>(odd) + static_cast<uint64_t>(r), bits + r);
   }
-  uniform_run(bits, kBlockRows, out);
+  uniform_run(bits + odd, kBlockRows, out);
 }
 
 // Of all choices of one head: the logits are still in the cache.

@@ -19,6 +19,7 @@ struct CategoricalParams {
   Matrix log_probs;                  // [N, A] or absent, written: those of all choices
   bool draw = false;
   uint64_t seed = 0, step = 0;
+  uint64_t first_row = 0;  // what row 0 is called where it draws
 };
 
 // Gradient of sum_n grad_log_prob[n] log_prob[n] + grad_entropy[n] entropy[n] with respect to the logits.

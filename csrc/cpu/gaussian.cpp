@@ -10,13 +10,13 @@ namespace HL_ISA_NAMESPACE {
 namespace {
 
 // Two standard normal numbers for each row (Box and Muller 1958, "A note on the generation of random normal
-// deviates"): row n takes numbers 2n and 2n + 1 of the stream of its pair of components.
+// deviates"): row n takes numbers 2m and 2m + 1, m = first_row + n, of the stream of its pair of components.
 void normal_pairs(const GaussianParams& p, int64_t row, int64_t pair, Column* even, Column* odd) {
   const RandomKey key{p.seed, static_cast<uint32_t>(p.step >> 32), static_cast<uint32_t>(p.step),
                       kStreamGaussian + (static_cast<uint32_t>(pair) << kStreamBits)};
   alignas(64) uint64_t bits[2 * kGaussianBlock];
   for (int64_t i = 0; i < 2 * kGaussianBlock; i += kPhiloxValues) {
-    random_lanes(key, static_cast<uint64_t>(2 * row + i), bits + i);
+    random_lanes(key, 2 * p.first_row + static_cast<uint64_t>(2 * row + i), bits + i);
   }
   alignas(64) double uniforms[2 * kGaussianBlock];
   uniform_run(bits, 2 * kGaussianBlock, uniforms);

@@ -17,6 +17,7 @@ struct GaussianParams {
   bool draw = false, squash = false;
   double limit = 1;
   uint64_t seed = 0, step = 0;
+  uint64_t first_row = 0;  // what row 0 is called where it draws
 };
 
 // Gradients of sum_n grad_log_prob[n] log_prob[n] + grad_entropy[n] entropy[n].

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from hotloop.distributed import process_group, speaks
+from hotloop.losses.ranks import RankLostError
 from hotloop.trainer.config import TrainConfig
 from hotloop.trainer.progress import discard
 from hotloop.trainer.run_dir import RunDirectory
@@ -17,6 +19,9 @@ _DESCRIPTION = """Train a policy with PPO on a Gymnasium environment.
 
 Settings come, each over the one before, from the defaults, from the run that --resume names, from the file of
 --config, and from the command line. Ctrl-C and SIGTERM finish the epoch, save, and exit with 130 and 143."""
+
+
+_MISTAKES = (ValueError, OSError, ImportError)
 
 
 class TrainCommand(TrainConfig):
@@ -43,15 +48,29 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: list[str]) -> int:
     try:
-        trainer = Trainer(parse_train(argv))
-    except (ValueError, OSError, ImportError) as error:
+        config = parse_train(argv)
+        group = process_group(config.device, timeout_seconds=config.rank_timeout_seconds)
+    except _MISTAKES as error:
+        return _fail(error, 2)
+    try:
+        with group:
+            return _carry_out(config)
+    except RankLostError as error:
+        return _fail(error, 1, everyone=True)
+
+
+def _carry_out(config: TrainConfig) -> int:
+    try:
+        trainer = Trainer(config)
+    except _MISTAKES as error:
         return _fail(error, 2)
     try:
         result = trainer.train()
     except (FloatingPointError, OSError) as error:
         return _fail(error, 1)
     try:
-        print(result.summary(), flush=True)
+        if speaks():
+            print(result.summary(), flush=True)
     except BrokenPipeError:
         discard(sys.stdout)
     return result.exit_code
@@ -115,6 +134,7 @@ def _value_of(option: str, argv: Sequence[str]) -> str | None:
     return found
 
 
-def _fail(error: BaseException, code: int) -> int:
-    print(f"hotloop train: error: {error}", file=sys.stderr, flush=True)
+def _fail(error: BaseException, code: int, *, everyone: bool = False) -> int:
+    if speaks() or everyone:
+        print(f"hotloop train: error: {error}", file=sys.stderr, flush=True)
     return code

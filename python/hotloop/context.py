@@ -37,7 +37,9 @@ class SamplingConfig(_Config):
     """How a minibatch's segments are drawn.
 
     ``method``: ``"sequential"`` takes blocks of rows in order, ``"permutation"`` every row once an update
-    epoch in a fresh random order, ``"prioritized"`` rows without replacement with probability ~ (sum of
+    epoch in a fresh random order, ``"stratified"`` likewise, one row of each block of S / B (see
+    `hotloop.experience_strata`: the one random law whose minibatches are the same for any number of
+    processes), ``"prioritized"`` rows without replacement with probability ~ (sum of
     |advantage|) ** ``prio_alpha`` (``prio_alpha = 0``: sequential). ``prio_beta0`` is the exponent of the
     importance weights at the start; it grows to 1 while training proceeds (Schaul et al. 2016, "Prioritized
     Experience Replay"): with ``beta_schedule`` ``"linear"`` until the end of training, with ``"reference"``
@@ -48,7 +50,7 @@ class SamplingConfig(_Config):
     ``"systematic"`` (without replacement): weights that are exact.
     """
 
-    method: Literal["sequential", "permutation", "prioritized"] = "sequential"
+    method: Literal["sequential", "permutation", "stratified", "prioritized"] = "sequential"
     prio_alpha: float = Field(default=0.0, ge=0.0)
     prio_beta0: float = Field(default=0.6, ge=0.0, le=1.0)
     law: Literal["successive", "with_replacement", "systematic"] = "successive"

@@ -55,8 +55,9 @@ class Experience:
 
     Attributes: `buffer` (TensorDict `[S, T]`), `segments`, `minibatch_segments` (B), `num_minibatches`,
     `accumulate_minibatches`, `row_slot_ids` and `t_in_row` (int64 `[A]` on `device`, live: the row and the
-    column that each agent writes next), `t_in_row_cpu`, `free_idx`, `full_rows`, the constructor's sizes, and
-    `last_actions` (None, or where `store` also remembers a step's `actions`: a loop sets it).
+    column that each agent writes next), `t_in_row_cpu`, `free_idx`, `full_rows`, the constructor's sizes,
+    `last_actions` (None, or where `store` also remembers a step's `actions`: a loop sets it), and `rank` and
+    `world_size` (0 and 1, or which of how many equal experiences of one run this is: a loop sets them).
 
     Raises ValueError when the sizes do not fit each other.
     """
@@ -95,6 +96,7 @@ class Experience:
         self.sampling_config: Any = sampling_config
         self.seed = seed
         self.write_back = write_back
+        self.rank, self.world_size = 0, 1
 
         self.spec = normalize_spec(experience_spec)
         self.buffer = zeros_from_spec(

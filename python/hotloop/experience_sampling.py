@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.entries import flat_tensordict, plain_entries
+from hotloop.experience_strata import Strata, rank_seed
 from hotloop.ops._memory import empty_buffer
 from hotloop.segment_sampler import SegmentSampler, importance_exponent
 from hotloop.spec import Key
@@ -32,6 +33,7 @@ class MinibatchSampler:
         self._sequential_idx_cache: dict[int, Tensor] = {}
         self._ones = torch.ones(self._batch_size, dtype=torch.float32, device=experience.device)
         self._segments = SegmentSampler(experience.segments, experience.minibatch_segments)
+        self._stratified: Strata | None = None
         self._native = experience.device.type == "cpu"
         # Memory for reused minibatches, and the plan that fills it.
         self._memory: dict[Key, Tensor] = {}
@@ -66,6 +68,9 @@ class MinibatchSampler:
         extra = {_ADVANTAGES: advantages, **dict(zip(_COLUMNS, columns, strict=False))}
         if config.method == "sequential" or (config.method == "prioritized" and config.prio_alpha <= 0.0):
             leaves, indices = self._sequential(mb_idx, extra, reuse)
+        elif config.method == "stratified":
+            indices = self._strata(experience.rank, experience.world_size).draw(mb_idx, seed, draw)
+            leaves = self._take(self._leaves(extra), indices, reuse)
         elif config.method == "permutation":
             indices, _ = self._draw(mb_idx, "permutation", None, 0.0, 1.0, seed, draw)
             leaves = self._take(self._leaves(extra), indices, reuse)
@@ -79,7 +84,8 @@ class MinibatchSampler:
             leaves = self._take(self._leaves(extra), indices, reuse)
         else:
             raise ValueError(
-                "Experience.sample: the method must be 'sequential', 'permutation' or 'prioritized', got "
+                "Experience.sample: the method must be 'sequential', 'permutation', 'stratified' or "
+                f"'prioritized', got "
                 f"{config.method!r}"
             )
         chosen = leaves.pop(_ADVANTAGES)
@@ -145,6 +151,19 @@ class MinibatchSampler:
         self._plan.gather(list(leaves.values()), indices)
         return out
 
+    def _strata(self, rank: int, world_size: int) -> Strata:
+        strata, experience = self._stratified, self._experience
+        if strata is None or (strata.rank, strata.world_size) != (rank, world_size):
+            strata = self._stratified = Strata(
+                experience.segments,
+                experience.minibatch_segments,
+                experience.total_agents,
+                rank,
+                world_size,
+                experience.device,
+            )
+        return strata
+
     def _draw(
         self,
         mb_idx: int,
@@ -157,7 +176,7 @@ class MinibatchSampler:
     ) -> tuple[Tensor, Tensor]:
         """New tensors: they may be kept longer than a minibatch."""
         sampler = self._segments
-        sampler.law, sampler.alpha, sampler.seed = law, alpha, seed
+        sampler.law, sampler.alpha, sampler.seed = law, alpha, rank_seed(seed, self._experience.rank)
         indices, weights = sampler.draw(advantages, epoch=draw, minibatch=mb_idx, beta=beta)
         device = self._experience.device
         return indices.to(device, copy=True), weights.to(device, copy=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from hotloop.context import ComponentContext
 from hotloop.entries import set_entries
 from hotloop.experience import Experience
+from hotloop.gradients import GradientAverage
 from hotloop.loop_rollout import StepBuilder, checked_actions
 from hotloop.loop_training import (
     Arrivals,
@@ -26,9 +27,13 @@ from hotloop.loop_training import (
     importance_ratio,
     max_grad_norm_of,
     policy_gradient_advantages,
+    rank_weight,
     uses_delta_lambda,
 )
 from hotloop.loop_truncation import TruncationMode, TruncationValues
+from hotloop.losses import ranks
+from hotloop.policies.draws import AgentDraws
+from hotloop.policies.heads import draw_key
 from hotloop.spec import normalize_spec, spec_leaves
 
 if TYPE_CHECKING:
@@ -43,7 +48,8 @@ class RolloutResult(BaseModel):
     """What a rollout phase returns.
 
     ``raw_infos``: the environment's info dicts in the order in which they came. ``agent_steps``:
-    environment steps made. ``training_env_id``: the slice of agents served last.
+    environment steps made. ``training_env_id``: the slice of agents served last. ``info_steps``: for each
+    info the number of the step, counted from 0, that it came with.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -51,6 +57,7 @@ class RolloutResult(BaseModel):
     raw_infos: list[dict[str, Any]]
     agent_steps: int
     training_env_id: slice
+    info_steps: list[int] = []
 
 
 class CoreTrainingLoop:
@@ -133,6 +140,7 @@ class CoreTrainingLoop:
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
         self._arrivals = Arrivals()
         self._memory: dict[str, Tensor] = {}  # of a minibatch, overwritten by the next one
+        self._gradients = GradientAverage(policy)
 
     @property
     def last_action(self) -> Tensor:
@@ -171,6 +179,13 @@ class CoreTrainingLoop:
         IndexError when the slice exceeds the agents; RuntimeError when two losses store the same step or
         none ever does.
         """
+        first_agent = ranks.rank_and_size()[0] * self.experience.total_agents
+        with AgentDraws(ranks.from_first(draw_key()), first_agent) as draws:
+            return self._collect(env, context, draws)
+
+    def _collect(
+        self, env: TrainingEnvironment, context: ComponentContext, draws: AgentDraws
+    ) -> RolloutResult:
         experience, steps, losses = self.experience, self._steps, list(self.losses.values())
         steps.begin_rollout(env, context)
         self._truncation.begin_rollout(env)
@@ -180,7 +195,8 @@ class CoreTrainingLoop:
 
         stopwatch = context.stopwatch
         raw_infos: list[dict[str, Any]] = []
-        agent_steps, idle_steps = 0, 0
+        info_steps: list[int] = []
+        agent_steps, idle_steps, step_number = 0, 0, 0
         window: slice | None = None
         while not experience.ready_for_training:
             with stopwatch("_rollout.env_wait"):
@@ -192,8 +208,10 @@ class CoreTrainingLoop:
             with stopwatch("_rollout.inference"):
                 self._truncation.add_to(td, step, env)
                 context.training_env_id = window
+                draws.act(window.start, window.stop)
                 for loss in losses:
                     loss.rollout(td, context)
+                draws.set_aside()
             steps.track_rewards(td, step.window, context)
             actions = checked_actions(td, step.window.agents, steps.action_width)
             steps.remember(td, actions, step.window)
@@ -201,6 +219,8 @@ class CoreTrainingLoop:
                 env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
             if step.infos:
                 raw_infos.extend(step.infos)
+                info_steps.extend([step_number] * len(step.infos))
+            step_number += 1
             agent_steps += step.num_steps
             idle_steps = self._check_stored(experience.stored_steps - stored, idle_steps)
         if window is None:
@@ -209,7 +229,9 @@ class CoreTrainingLoop:
             )
         self._truncation.end_rollout()
         context.training_env_id = window
-        return RolloutResult(raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window)
+        return RolloutResult(
+            raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window, info_steps=info_steps
+        )
 
     def _check_stored(self, stored: int, idle_steps: int) -> int:
         """Count of steps since one was stored; a rollout that cannot end must not hang."""
@@ -250,6 +272,7 @@ class CoreTrainingLoop:
             shared = self.experience.give_me_empty_md_td()
             for name in self.losses:
                 shared[name] = self.experience.give_me_empty_md_td()
+        self.experience.rank, self.experience.world_size = ranks.rank_and_size()
         self.experience.reset_importance_sampling_ratios()
         for loss in losses:
             loss.zero_loss_tracker()
@@ -291,7 +314,7 @@ class CoreTrainingLoop:
                 total, phase_shared, stop = self._losses_minibatch(phase_shared, context, mb_idx)
             else:
                 total, stop = self._loop_minibatch(advantages, context, mb_idx)
-            if stop:
+            if ranks.any_rank(stop):
                 if mb_idx % group:
                     optimizer.zero_grad(set_to_none=True)
                 return True
@@ -306,6 +329,7 @@ class CoreTrainingLoop:
                 share.backward()
             if (mb_idx + 1) % group == 0 or mb_idx + 1 == count:
                 with stopwatch("_train.optimizer"):
+                    self._gradients()
                     limit = max_grad_norm_of(self.losses, max_grad_norm)
                     torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
                     optimizer.step()
@@ -333,6 +357,7 @@ class CoreTrainingLoop:
         if mb_idx == 0:
             shared["advantages_full"] = NonTensorData(advantages)
         sampled_mb = shared["sampled_mb"]
+        weight = rank_weight(sampled_mb)
         with stopwatch("_train.forward"):
             policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys)
         set_entries(shared, {"policy_td": policy_td})
@@ -354,6 +379,8 @@ class CoreTrainingLoop:
             total, _, stop = self._sum_losses(shared, context, mb_idx, used)
             if not stop:
                 total = add_unused_outputs(total, policy_td, used)
+        if weight is not None:
+            total = total * weight.to(total.dtype)
         return total, stop
 
     def _wants_ratio(self) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.entries import flat_tensordict, unflattened
+from hotloop.losses import ranks
 from hotloop.spec import Key
 
 if TYPE_CHECKING:
@@ -190,6 +191,17 @@ def add_unused_outputs(total: Tensor, policy_td: TensorDictBase, used: set[str])
         if name not in used and isinstance(output, Tensor) and output.requires_grad:
             total = total + 0.0 * output.sum()
     return total
+
+
+def rank_weight(minibatch: TensorDictBase) -> Tensor | None:
+    """What this rank's losses, means over its own valid entries, count among those of all ranks: 1 on
+    average, in proportion to the number of valid entries. None where all count alike."""
+    valid = minibatch.get("valid", None) if ranks.several_ranks() else None
+    if valid is None:
+        return None
+    count = valid.bool().sum(dtype=torch.float64)
+    weight: Tensor = count / ranks.rank_mean(count).clamp_min(1.0 / ranks.rank_and_size()[1])
+    return weight
 
 
 def max_grad_norm_of(losses: Mapping[str, Any], default: float) -> float:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from hotloop.losses.statistics import StatisticTracker
+from hotloop.losses import ranks
+from hotloop.losses.statistics import StatisticTracker, joint_means
 
 if TYPE_CHECKING:
     from hotloop.context import ComponentContext
@@ -172,8 +173,9 @@ class Loss:
         self.loss_tracker.add({name: value}, weight)
 
     def stats(self) -> dict[str, float]:
-        """Means of everything tracked since `zero_loss_tracker`, read with one transfer."""
-        return self.loss_tracker.means()
+        """Means of everything tracked since `zero_loss_tracker`, on all ranks together, read with one
+        transfer. Called by all ranks, or by none."""
+        return joint_means(ranks.gathered(self.loss_tracker.totals()))
 
     # For subclasses
 

@@ -106,13 +106,16 @@ def kl_estimates(ratio: Tensor, new_log_prob: Tensor, old_log_prob: Tensor) -> T
 
 
 def explained_variance(values: Tensor, returns: Tensor, valid: Tensor | None = None) -> Tensor:
-    """``1 - Var(R - V) / Var(R)`` over valid entries, as a scalar; 0 when the returns do not vary."""
-
-    def scatter(x: Tensor) -> Tensor:
-        return _keep(x - masked_mean(x, valid), valid).square().sum()
-
-    total = scatter(returns)
-    return torch.where(total > 0, 1.0 - scatter(returns - values) / total, 0.0)
+    """``1 - Var(R - V) / Var(R)`` over valid entries of all ranks, as a scalar; 0 when the returns do not
+    vary."""
+    both = (returns, returns - values)
+    means = torch.stack([masked_mean(x, valid) for x in both])
+    squares = torch.stack(
+        [_keep(x - mean, valid).square().sum() for x, mean in zip(both, means.unbind(), strict=True)]
+    )
+    count = means.new_full((), returns.numel()) if valid is None else valid.sum()
+    _, _, (total, residual) = global_moments(count, means, squares)
+    return torch.where(total > 0, 1.0 - residual / total, 0.0)
 
 
 def _keep(x: Tensor, valid: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -73,6 +73,10 @@ class StatisticTracker:
     def means(self) -> dict[str, float]:
         """Weighted mean of every name, in the order of first use; NaN is passed on, no weight at all gives
         0."""
+        return joint_means([self.totals()])
+
+    def totals(self) -> dict[str, tuple[float, float]]:
+        """Weighted sum and sum of weights of every name, in the order of first use."""
         if not self._groups:
             return {}
         numbers: list[float] = torch.cat(list(self._groups.values())).tolist()
@@ -84,7 +88,7 @@ class StatisticTracker:
                 sum_so_far, weight_so_far = totals.get(name, (0.0, 0.0))
                 totals[name] = (sum_so_far + numbers[position + i], weight_so_far + weight)
             position += len(names) + 1
-        return {name: (total / weight if weight != 0.0 else 0.0) for name, (total, weight) in totals.items()}
+        return totals
 
     def clear(self) -> None:
         """Forget everything."""
@@ -98,3 +102,13 @@ class StatisticTracker:
                 f"StatisticTracker.add: {name} must be a tensor of one element, got shape {list(value.shape)}"
             )
         return value.detach().reshape(()).to(self.device)
+
+
+def joint_means(parts: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
+    """Weighted means from the `totals` of several trackers; NaN is passed on, no weight at all gives 0."""
+    sums: dict[str, tuple[float, float]] = {}
+    for part in parts:
+        for name, (total, weight) in part.items():
+            known = sums.get(name, (0.0, 0.0))
+            sums[name] = known[0] + total, known[1] + weight
+    return {name: (total / weight if weight != 0.0 else 0.0) for name, (total, weight) in sums.items()}

@@ -36,7 +36,7 @@ def _allocate_outputs(logits: Tensor, nvec: Sequence[int] | None) -> tuple[Tenso
 
 _SAMPLE_OUT_OP = register(
     "categorical_sample",
-    "Tensor logits, Tensor? mask, int[]? nvec, int seed, int step",
+    "Tensor logits, Tensor? mask, int[]? nvec, int seed, int step, int first_row=0",
     ("Tensor(a!) actions", "Tensor(b!) log_prob", "Tensor(c!) entropy", "Tensor(d!) log_probs"),
     _core.categorical_sample,
     _allocate_draw,
@@ -48,6 +48,7 @@ def categorical_sample(
     *,
     seed: int,
     step: int,
+    first_row: int = 0,
     mask: Tensor | None = None,
     nvec: Sequence[int] | None = None,
     out: tuple[Tensor, Tensor, Tensor] | None = None,
@@ -60,13 +61,16 @@ def categorical_sample(
     choice. The sums are float64, so that rare choices are drawn as rarely as they should be and choices of
     probability 0 (forbidden ones, logits of minus infinity) never.
 
-    Row n of head h reads bits n of a Philox4x32-10 stream keyed by (seed, step, h): the draw depends neither
-    on the number of threads nor on what ran before. A caller that draws again must give another `step`.
+    Row n of head h reads bits `first_row` + n of a Philox4x32-10 stream keyed by (seed, step, h): the draw
+    depends neither on the number of threads nor on what ran before. A caller that draws again must give
+    another `step`.
 
     Args:
         logits: `[N, A]`, floating, any strides; bfloat16 and float16 are computed in float32.
         seed: any 64-bit integer.
         step: the number of this draw, 0 ... 2**63 - 1.
+        first_row: the number of row 0, 0 ... 2**32 - 1: who draws for a part of many rows gives the first
+            one's, and each row gets what it would get in a call for all.
         mask: `[N, A]` bool, false where a choice is forbidden; every head of every row keeps one at least.
         nvec: the number of choices of each head, A together; None for one head of A choices.
         out: `(actions, log_prob, entropy)` to write into; actions may be int32 or int64.
@@ -88,11 +92,11 @@ def categorical_sample(
     if log_probs is None and is_traced(logits, mask):  # the registered op always writes them
         log_probs = new_real(logits, *logits.shape)
     native = _core.categorical_sample(
-        logits, mask, nvec, seed, step, actions, log_prob, entropy, log_probs
+        logits, mask, nvec, seed, step, first_row, actions, log_prob, entropy, log_probs
     )  # fmt: skip
     if native is NotImplemented:
         _SAMPLE_OUT_OP(
-            logits, mask, nvec, seed, step,
+            logits, mask, nvec, seed, step, first_row,
             actions=actions, log_prob=log_prob, entropy=entropy, log_probs=log_probs,
         )  # fmt: skip
     return actions, log_prob, entropy

@@ -29,7 +29,7 @@ def _allocate_draw(mean: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
 
 _SAMPLE_OUT_OP = register(
     "gaussian_sample",
-    "Tensor mean, Tensor log_std, int seed, int step, bool squash",
+    "Tensor mean, Tensor log_std, int seed, int step, bool squash, int first_row=0",
     ("Tensor(a!) actions", "Tensor(b!) log_prob", "Tensor(c!) entropy"),
     _core.gaussian_sample,
     _allocate_draw,
@@ -42,6 +42,7 @@ def gaussian_sample(
     *,
     seed: int,
     step: int,
+    first_row: int = 0,
     squash: bool = False,
     out: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,15 +53,17 @@ def gaussian_sample(
     dtype, and kept below 1, before their density is taken: `gaussian_evaluate` of what was stored gives the
     same bits.
 
-    Row n takes numbers 2n and 2n + 1 of a Philox4x32-10 stream keyed by (seed, step, pair of components),
-    transformed by Box and Muller (1958): the draw depends neither on the number of threads nor on what ran
-    before. A caller that draws again must give another `step`.
+    Row n takes numbers 2m and 2m + 1, m = `first_row` + n, of a Philox4x32-10 stream keyed by (seed, step,
+    pair of components), transformed by Box and Muller (1958): the draw depends neither on the number of
+    threads nor on what ran before. A caller that draws again must give another `step`.
 
     Args:
         mean: `[N, k]`, floating, any strides.
         log_std: `[N, k]` or `[k]`, floating: logarithm of the standard deviation.
         seed: any 64-bit integer.
         step: the number of this draw, 0 ... 2**63 - 1.
+        first_row: the number of row 0, 0 ... 2**32 - 1: who draws for a part of many rows gives the first
+            one's, and each row gets what it would get in a call for all.
         squash: whether actions go through tanh.
         out: `(actions, log_prob, entropy)` to write into.
 
@@ -76,10 +79,12 @@ def gaussian_sample(
         ValueError: shapes differ, a number is out of range, or an input requires grad.
     """
     actions, log_prob, entropy = _allocate_draw(mean) if out is None else out
-    native = _core.gaussian_sample(mean, log_std, seed, step, squash, actions, log_prob, entropy)
+    native = _core.gaussian_sample(
+        mean, log_std, seed, step, squash, first_row, actions, log_prob, entropy
+    )  # fmt: skip
     if native is NotImplemented:
         _SAMPLE_OUT_OP(
-            mean, log_std, seed, step, squash, actions=actions, log_prob=log_prob, entropy=entropy
+            mean, log_std, seed, step, squash, first_row, actions=actions, log_prob=log_prob, entropy=entropy
         )  # fmt: skip
     return actions, log_prob, entropy
 

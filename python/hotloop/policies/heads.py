@@ -6,8 +6,8 @@ builds and validates an object per call, which costs more than the arithmetic of
 device back when it validates). These modules hold no parameters, only index buffers.
 
 What is drawn depends on torch's CPU generator alone (that of the device on the plain road), one number of
-which keys a draw: `torch.manual_seed` repeats it, and a checkpoint that holds the generator's state continues
-it.
+which keys a draw, or all draws of a loop's rollout (`hotloop.policies.draws`): `torch.manual_seed` repeats
+it, and a checkpoint that holds the generator's state continues it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hotloop import ops
 from hotloop.policies.actions import ActionSpec
+from hotloop.policies.draws import DrawKey, agents_key
 
 # Exponential samples are kept above this, so that probability 0 divided by a sample is 0 and never NaN.
 _SMALLEST_RACE_TIME = 1e-30
@@ -90,10 +91,12 @@ class CategoricalHead(nn.Module):
         if self._nvec is None:
             wide = _full_precision(logits)
             full = torch.log_softmax(wide, dim=-1) if differentiated else torch.empty_like(wide)
+        key = _next_key(len(logits))
         actions, log_prob, _ = ops.categorical_sample(
             logits.detach(),
-            seed=draw_key(),
-            step=0,
+            seed=key.seed,
+            step=key.step,
+            first_row=key.first_row,
             nvec=self._nvec,
             log_probs=None if differentiated else full,
         )
@@ -144,8 +147,9 @@ class GaussianHead(nn.Module):
         return stored, log_prob, None
 
     def _sample_natively(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor, None]:
+        key = _next_key(len(mean))
         actions, log_prob, _ = ops.gaussian_sample(
-            mean.detach(), log_std.detach(), seed=draw_key(), step=0
+            mean.detach(), log_std.detach(), seed=key.seed, step=key.step, first_row=key.first_row
         )  # fmt: skip
         stored = actions.to(torch.float32)
         # The density is that of what is stored, which has fewer digits where the logits are float64.
@@ -178,6 +182,11 @@ def takes_native_road(logits: Tensor) -> bool:
 def draw_key() -> int:
     """63 random bits of torch's CPU generator."""
     return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def _next_key(rows: int) -> DrawKey:
+    """The key of a draw of `rows` rows: the agents' own in a rollout, else a number of torch's generator."""
+    return agents_key(rows) or DrawKey(draw_key(), 0, 0)
 
 
 def _full_precision(logits: Tensor) -> Tensor:

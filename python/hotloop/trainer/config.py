@@ -94,7 +94,7 @@ class TrainAdvantageConfig(AdvantageConfig):
 class TrainSamplingConfig(SamplingConfig):
     """How minibatches are drawn; see `hotloop.SamplingConfig`."""
 
-    method: Literal["sequential", "permutation", "prioritized"] = "permutation"
+    method: Literal["sequential", "permutation", "stratified", "prioritized"] = "permutation"
 
 
 class OutputConfig(_Section):
@@ -127,6 +127,8 @@ class TrainConfig(_Section):
     """CPU threads of torch and of the kernels; None leaves torch's choice. 1 is best for small networks."""
     keep_freed_memory: bool = True
     """Keep freed memory for the next allocation instead of giving it back: see hotloop.keep_freed_memory."""
+    rank_timeout_seconds: float = Field(default=300.0, gt=0)
+    """Under torchrun: how long a process waits for the others before it takes them for lost."""
     run_dir: Path | None = None
     """Where the run is written; runs/<env>-seed<seed>-<time> when None."""
     resume: Path | None = None

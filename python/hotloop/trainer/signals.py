@@ -21,10 +21,14 @@ class StopSignals:
     Args:
         on_first: called once with the signal's number when the first signal arrives. It runs inside a signal
             handler, possibly in the middle of a print: it may `os.write`, it must not print or block.
+        insist: whether a second signal is to end the process at once. Not under torchrun, which passes on a
+            Ctrl-C that a terminal has sent to every process already, and kills after a while what does not
+            end.
     """
 
-    def __init__(self, on_first: Callable[[int], None] | None = None) -> None:
+    def __init__(self, on_first: Callable[[int], None] | None = None, *, insist: bool = True) -> None:
         self.received: int | None = None
+        self._insist = insist
         self._on_first = on_first
         self._previous: dict[int, Any] = {}
 
@@ -35,10 +39,17 @@ class StopSignals:
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         for watched in _WATCHED:
-            signal.signal(watched, signal.SIG_DFL)
+            signal.signal(watched, signal.SIG_DFL if self._insist else signal.SIG_IGN)
         self.received = signum
         if self._on_first is not None:
             self._on_first(signum)
+
+    def ignore_from_now_on(self) -> None:
+        """The process is about to end by itself, with something to say: no signal is to end it before, after
+        the block neither."""
+        for watched in self._previous:
+            signal.signal(watched, signal.SIG_IGN)
+            self._previous[watched] = signal.SIG_IGN
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

@@ -13,14 +13,23 @@ from typing import Any, Literal
 
 import torch
 
+from hotloop.distributed import on_first
 from hotloop.freed_memory import keep_freed_memory
+from hotloop.losses import ranks
 from hotloop.trainer.build import build_components, learning_rate, make_environment, optimizer_settings
 from hotloop.trainer.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from hotloop.trainer.config import TrainConfig, changed_on_resume
 from hotloop.trainer.events import EventWriter
 from hotloop.trainer.metrics import EpisodeWindow, MetricsFile
 from hotloop.trainer.plots import plot_learning_curve
-from hotloop.trainer.progress import EpochReport, Progress, make_progress
+from hotloop.trainer.progress import EpochReport, Progress, SilentProgress, make_progress
+from hotloop.trainer.ranks import (
+    adopt_ranks,
+    first_environment,
+    join_rollouts,
+    part_of_rank,
+    share_of_rank,
+)
 from hotloop.trainer.run_dir import RunDirectory
 from hotloop.trainer.signals import StopSignals
 
@@ -90,7 +99,11 @@ class Trainer:
         progress: Progress | None = None,
     ) -> None:
         self.config = config = config.resolved()
-        self.directory, state = _open_directory(config)
+        share = share_of_rank(config)
+        self._first = ranks.rank_and_size()[0] == 0
+        self._rank_states: list[dict[str, Any]] = []
+        self.directory, state = on_first(lambda: _open_directory(config))
+        state = part_of_rank(state, self.directory.path)
         if config.keep_freed_memory:
             keep_freed_memory()  # where that cannot be, `hotloop doctor` says why
         if config.threads is not None:
@@ -98,9 +111,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         self._owns_environment = environment is None
         if environment is None:
-            environment = make_environment(config, seed=_environment_seed(config, state))
+            seed = _environment_seed(config, state) + first_environment(share)
+            environment = make_environment(share, seed=seed)
         try:
-            parts = build_components(config, environment=environment, policy=policy)
+            parts = build_components(share, environment=environment, policy=policy)
+            adopt_ranks(parts, config)
             self.environment, self.policy, self.losses = parts.environment, parts.policy, parts.losses
             self.experience, self.optimizer = parts.experience, parts.optimizer
             self.context, self.loop = parts.context, parts.loop
@@ -111,14 +126,17 @@ class Trainer:
             if state is not None:
                 self._restore(state)
             # Only now, so that a mistake in the settings leaves no half-made run behind.
-            self.directory.make()
-            self.directory.config.write_text(config.to_yaml())
+            on_first(lambda: self._make_directory())
         except BaseException:
             if self._owns_environment:
                 environment.close()
             raise
         self._progress = progress
         self._started: float | None = None
+
+    def _make_directory(self) -> None:
+        self.directory.make()
+        self.directory.config.write_text(self.config.to_yaml())
 
     @property
     def seconds(self) -> float:
@@ -130,35 +148,50 @@ class Trainer:
 
         Raises:
             FloatingPointError: a loss is no longer finite. The last checkpoint, from before, is kept.
+            RankLostError: another process of the run has died; rank 0 has saved.
             RuntimeError: called a second time.
         """
         if self._started is not None:
             raise RuntimeError("Trainer.train: a trainer carries out one run; build another")
         config = self.config
         events = None
-        if config.output.tensorboard:
+        if config.output.tensorboard and self._first:
             events = EventWriter(self.directory.tensorboard, self.context.agent_step)
-        metrics = MetricsFile(self.directory.metrics, keep_epochs=self.epoch or None)
-        progress = self._progress or make_progress(
-            config.total_timesteps,
-            title=f"{config.env}  seed {config.seed}  {self.directory.path}",
-            goal=config.stop_at_return,
-            quiet=config.quiet,
-            line_seconds=config.output.line_seconds,
+        metrics = MetricsFile(self.directory.metrics, keep_epochs=self.epoch or None) if self._first else None
+        silent = None if self._first else SilentProgress()
+        progress = (
+            silent
+            or self._progress
+            or make_progress(
+                config.total_timesteps,
+                title=f"{config.env}  seed {config.seed}  {self.directory.path}",
+                goal=config.stop_at_return,
+                quiet=config.quiet,
+                line_seconds=config.output.line_seconds,
+            )
         )
         try:
             for note in self._notes:
                 progress.message(note)
-            with StopSignals(_announce) as stop:
+            announce = _announce if self._first else None
+            with StopSignals(announce, insist=not ranks.several_ranks()) as stop:
                 self._started = time.perf_counter()
-                reason = self._run(progress, metrics, events, stop)
-                seconds = self.seconds
-                self.save()
-                metrics.close()
-                if config.output.plot:
+                try:
+                    if ranks.several_ranks():
+                        self._rank_states = ranks.gathered_by_first(self._rank_state())
+                    reason = self._run(progress, metrics, events, stop)
+                    seconds = self.seconds
+                    self.save()
+                except ranks.RankLostError as error:
+                    stop.ignore_from_now_on()
+                    raise self._save_alone(error) from error
+                if metrics is not None:
+                    metrics.close()
+                if config.output.plot and self._first:
                     self._plot(progress)
         finally:
-            metrics.close()
+            if metrics is not None:
+                metrics.close()
             if events is not None:
                 events.close()
             progress.close()
@@ -177,9 +210,26 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Writes checkpoint.pt."""
+        """Writes checkpoint.pt. With several ranks all must call it; rank 0 writes."""
+        self._rank_states = ranks.gathered_by_first(self._rank_state())
+        if self._first:
+            self._write_checkpoint()
+
+    def _rank_state(self) -> dict[str, Any]:
+        """What each rank has for itself."""
         environment = self.environment
         savable = bool(getattr(environment, "can_save_state", False))
+        own: dict[str, Any] = {
+            "loop": self.loop.state_dict(),
+            "environment": environment.state_dict() if savable else None,
+            "rng": rng_state(),
+        }
+        if ranks.several_ranks():
+            own["avg_reward"] = self.context.state.state_dict()["avg_reward"]
+        return own
+
+    def _write_checkpoint(self) -> None:
+        parts = self._rank_states
         save_checkpoint(
             self.directory.checkpoint,
             {
@@ -187,16 +237,25 @@ class Trainer:
                 "seconds": self.seconds,
                 "policy": self.policy.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "loop": self.loop.state_dict(),
                 "context": self.context.state.state_dict(),
                 "episodes": self.episodes.state_dict(),
-                "environment": environment.state_dict() if savable else None,
-                "rng": rng_state(),
+                **(parts[0] if len(parts) == 1 else {"ranks": parts}),
             },
         )
 
+    def _save_alone(self, error: ranks.RankLostError) -> ranks.RankLostError:
+        """Saves on rank 0 what it has, with the states that all ranks had when they last saved; what to
+        say."""
+        if not self._first:
+            return error
+        self._write_checkpoint()
+        return ranks.RankLostError(
+            f"{error}. Saved {self.directory.checkpoint} at epoch {self.epoch}; continue with --resume "
+            f"{self.directory.path} and as many processes"
+        )
+
     def _run(
-        self, progress: Progress, metrics: MetricsFile, events: EventWriter | None, stop: StopSignals
+        self, progress: Progress, metrics: MetricsFile | None, events: EventWriter | None, stop: StopSignals
     ) -> Reason:
         config = self.config
         saved_at = time.perf_counter()
@@ -206,14 +265,18 @@ class Trainer:
                 return "stop_at_return"
             if self.context.agent_step >= config.total_timesteps:
                 return "total_timesteps"
+            # A signal to one rank stops all of them, after the same epoch.
+            stop.received = ranks.greatest(stop.received or 0) or None
             if stop.received is not None:
                 return "signal"
             report = self._run_epoch()
-            metrics.append(_csv_row(report))
+            if metrics is not None:
+                metrics.append(_csv_row(report))
             if events is not None:
                 events.write(report)
             progress.update(report)
-            if time.perf_counter() - saved_at >= config.output.checkpoint_seconds:
+            due = time.perf_counter() - saved_at >= config.output.checkpoint_seconds
+            if ranks.any_rank(due and self._first):
                 self.save()
                 saved_at = time.perf_counter()
 
@@ -230,6 +293,7 @@ class Trainer:
         loop.on_epoch_start(context)
         with stopwatch("_rollout"):
             rollout = loop.rollout_phase(self.environment, context)
+            rollout = join_rollouts(rollout, self.experience.total_agents)
         context.training_env_id = rollout.training_env_id
         context.record_rollout(rollout.agent_steps)
         self.episodes.extend(rollout.raw_infos)

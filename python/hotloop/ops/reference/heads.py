@@ -53,6 +53,7 @@ def categorical_sample(
     *,
     seed: int,
     step: int,
+    first_row: int = 0,
     mask: Tensor | None = None,
     nvec: Sequence[int] | None = None,
     out: tuple[Tensor, Tensor, Tensor] | None = None,
@@ -65,7 +66,7 @@ def categorical_sample(
     for h, log_p in enumerate(heads):
         for n, row in enumerate(log_p.exp().tolist()):
             ends = list(itertools.accumulate(row))
-            bits = random_bits64(n, stream=STREAM_CATEGORICAL + (h << 8), **key)
+            bits = random_bits64(first_row + n, stream=STREAM_CATEGORICAL + (h << 8), **key)
             drawn = bisect.bisect_right(ends, (bits >> 11) * 2.0**-53 * ends[-1])
             actions[n, h] = min(drawn, len(row) - 1)
     if nvec is None:
@@ -102,6 +103,7 @@ def gaussian_sample(
     *,
     seed: int,
     step: int,
+    first_row: int = 0,
     squash: bool = False,
     out: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,7 +113,9 @@ def gaussian_sample(
     for n in range(mean.shape[0]):
         for j in range(mean.shape[1]):
             stream = STREAM_GAUSSIAN + (j // 2 << 8)
-            first, second = (random_bits64(2 * n + i, stream=stream, **key) >> 11 for i in (0, 1))
+            first, second = (
+                random_bits64(2 * (first_row + n) + i, stream=stream, **key) >> 11 for i in (0, 1)
+            )
             radius = math.sqrt(-2.0 * math.log((first + 1) * 2.0**-53))
             turn = 2.0 * math.pi * (second * 2.0**-53)
             noise[n, j] = radius * (math.sin(turn) if j % 2 else math.cos(turn))
