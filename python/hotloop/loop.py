@@ -32,7 +32,7 @@ from hotloop.loop_training import (
 )
 from hotloop.loop_truncation import TruncationMode, TruncationValues
 from hotloop.losses import ranks
-from hotloop.policies.draws import AgentDraws
+from hotloop.policies.draws import AgentDraws, DrawMemory
 from hotloop.policies.heads import draw_key
 from hotloop.spec import normalize_spec, spec_leaves
 
@@ -141,6 +141,7 @@ class CoreTrainingLoop:
         self._arrivals = Arrivals()
         self._memory: dict[str, Tensor] = {}  # of a minibatch, overwritten by the next one
         self._gradients = GradientAverage(policy)
+        self._draw_memory: dict[tuple[int, int], DrawMemory] = {}
 
     @property
     def last_action(self) -> Tensor:
@@ -180,7 +181,7 @@ class CoreTrainingLoop:
         none ever does.
         """
         first_agent = ranks.rank_and_size()[0] * self.experience.total_agents
-        with AgentDraws(ranks.from_first(draw_key()), first_agent) as draws:
+        with AgentDraws(ranks.from_first(draw_key()), first_agent, self._draw_memory) as draws:
             return self._collect(env, context, draws)
 
     def _collect(

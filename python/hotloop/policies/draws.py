@@ -9,20 +9,30 @@ from __future__ import annotations
 
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 _CALL_BITS = 8  # of the number of a draw: which draw it is of one forward pass
 _ASIDE = 1 << 62
+
+# By what the head needs: new tensors at every step cost more than the draw.
+DrawMemory = dict[Any, tuple[Tensor, ...]]
 
 _current: ContextVar[AgentDraws | None] = ContextVar("hotloop_agent_draws", default=None)
 
 
 class DrawKey(NamedTuple):
-    """Arguments of `hotloop.ops.categorical_sample` and `hotloop.ops.gaussian_sample`."""
+    """Arguments of `hotloop.ops.categorical_sample` and `hotloop.ops.gaussian_sample`.
+
+    `memory`: where the head may keep tensors for what such a draw gives besides actions, which the agents'
+    next step overwrites; None where it must make new ones.
+    """
 
     seed: int
     step: int
     first_row: int
+    memory: DrawMemory | None = None
 
 
 class AgentDraws:
@@ -31,10 +41,15 @@ class AgentDraws:
     Args:
         seed: key of the rollout, any 63-bit number.
         first_agent: number of agent 0 among those of all processes.
+        memory: kept by the caller from rollout to rollout; see `DrawKey`.
     """
 
-    def __init__(self, seed: int, first_agent: int = 0) -> None:
+    def __init__(
+        self, seed: int, first_agent: int = 0, memory: dict[tuple[int, int], DrawMemory] | None = None
+    ) -> None:
         self._seed = seed
+        self._memory = {} if memory is None else memory
+        self._slice_memory: DrawMemory | None = None
         self._first_agent = first_agent
         self._acted: dict[int, int] = {}  # by the start of a slice
         self._step = _ASIDE
@@ -49,18 +64,23 @@ class AgentDraws:
         self._acted[start] = acted + 1
         self._step, self._calls = acted << _CALL_BITS, 0
         self._first_row, self._rows = self._first_agent + start, stop - start
+        self._slice_memory = self._memory.setdefault((start, stop), {})
 
     def set_aside(self) -> None:
         """The next forward passes are for values alone: what they draw is thrown away, and must not move any
         other draw, since not every process makes them."""
         self._step, self._calls, self._rows = _ASIDE, 0, None
+        self._slice_memory = None
 
     def key(self, rows: int) -> DrawKey | None:
         """The key of the next draw of `rows` rows; None where they are not the agents that act."""
         if self._rows is not None and rows != self._rows:
             return None
-        self._calls += 1
-        return DrawKey(self._seed, self._step + self._calls - 1, self._first_row)
+        call = self._calls
+        self._calls = call + 1
+        # A second draw in one forward pass must not overwrite what the first one gave.
+        memory = self._slice_memory if call == 0 else None
+        return DrawKey(self._seed, self._step + call, self._first_row, memory)
 
     def __enter__(self) -> AgentDraws:
         self._token = _current.set(self)

@@ -86,23 +86,50 @@ class CategoricalHead(nn.Module):
         return actions, log_prob, None
 
     def _sample_natively(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        differentiated = logits.requires_grad and torch.is_grad_enabled()
-        full = None
-        if self._nvec is None:
-            wide = _full_precision(logits)
-            full = torch.log_softmax(wide, dim=-1) if differentiated else torch.empty_like(wide)
+        if logits.requires_grad:
+            if torch.is_grad_enabled():
+                return self._sample_differentiably(logits)
+            logits = logits.detach()
         key = _next_key(len(logits))
-        actions, log_prob, _ = ops.categorical_sample(
-            logits.detach(),
+        outputs = None if key.memory is None else key.memory.get((logits.dtype, logits.shape))
+        if outputs is None:
+            outputs = self._new_outputs(logits)
+            if key.memory is not None:
+                key.memory[logits.dtype, logits.shape] = outputs
+        log_prob, entropy, *full = outputs
+        # Actions are always new: an environment may keep them.
+        actions = logits.new_empty(self._actions_shape(len(logits)), dtype=torch.int32)
+        ops.categorical_sample(
+            logits,
             seed=key.seed,
             step=key.step,
             first_row=key.first_row,
             nvec=self._nvec,
-            log_probs=None if differentiated else full,
+            out=(actions, log_prob, entropy),
+            log_probs=full[0] if full else None,
         )
-        if differentiated:
-            log_prob, _ = ops.categorical_evaluate(logits, actions, nvec=self._nvec)
+        return actions, log_prob, full[0] if full else None
+
+    def _new_outputs(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """Log probability and entropy `[n]`, and the log probabilities of a single component's choices."""
+        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        with torch.inference_mode(False):
+            log_prob, entropy = torch.empty(2, len(logits), dtype=wide).unbind()
+            if self._nvec is not None:
+                return log_prob, entropy
+            return log_prob, entropy, torch.empty(logits.shape, dtype=wide)
+
+    def _sample_differentiably(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        key = _next_key(len(logits))
+        actions, _, _ = ops.categorical_sample(
+            logits.detach(), seed=key.seed, step=key.step, first_row=key.first_row, nvec=self._nvec
+        )  # fmt: skip
+        log_prob, _ = ops.categorical_evaluate(logits, actions, nvec=self._nvec)
+        full = None if self._nvec is not None else torch.log_softmax(_full_precision(logits), dim=-1)
         return actions, log_prob, full
+
+    def _actions_shape(self, rows: int) -> tuple[int, ...]:
+        return (rows,) if self._nvec is None else (rows, len(self._nvec))
 
     def evaluate(self, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log probability and entropy, each ``[n]``, of actions given as integers ``[n]`` or ``[n, k]``."""
