@@ -1,7 +1,7 @@
 """A loop as CleanRL's `ppo.py` has it (Huang et al. 2022), written here.
 
-Storage is time-major; every call makes a distribution object; advantages are a loop over time; minibatches are
-of single steps, and statistics are read at each of them.
+Storage is time-major; every call makes a distribution object; advantages are a loop over time; minibatches
+are of single steps, and statistics are read at each of them.
 """
 
 from __future__ import annotations
