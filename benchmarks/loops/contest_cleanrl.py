@@ -51,7 +51,8 @@ class CleanRL(VectorContestant):
     def epoch(self) -> None:
         self.rollout()
         with torch.no_grad():
-            advantages = self.advantages()
+            next_value = self.network(self.next_obs)[1].flatten()
+            advantages = self.gae(next_value, self.next_done, self.rewards, self.values, self.dones)
         self.train(advantages, advantages + self.values)
 
     def rollout(self) -> None:
@@ -68,19 +69,10 @@ class CleanRL(VectorContestant):
             self.next_obs = torch.as_tensor(obs)
             self.next_done = torch.as_tensor(np.logical_or(terminated, truncated)).float()
 
-    def advantages(self) -> Tensor:
-        """[T, N], departure-indexed."""
-        next_value = self.network(self.next_obs)[1].flatten()
-        advantages = torch.zeros_like(self.rewards)
-        trace = torch.zeros_like(next_value)
-        for t in reversed(range(self.job.horizon)):
-            last = t == self.job.horizon - 1
-            alive = 1.0 - (self.next_done if last else self.dones[t + 1])
-            following = next_value if last else self.values[t + 1]
-            delta = self.rewards[t] + HYPER.gamma * following * alive - self.values[t]
-            trace = delta + HYPER.gamma * HYPER.gae_lambda * alive * trace
-            advantages[t] = trace
-        return advantages
+    def gae(
+        self, next_value: Tensor, next_done: Tensor, rewards: Tensor, values: Tensor, dones: Tensor
+    ) -> Tensor:
+        return gae(next_value, next_done, rewards, values, dones)
 
     def train(self, advantages: Tensor, returns: Tensor) -> None:
         flat_obs, flat_actions = self.obs.flatten(0, 1), self.actions.flatten()
@@ -120,6 +112,21 @@ class CleanRL(VectorContestant):
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), HYPER.max_grad_norm)
         self.optimizer.step()
+
+
+def gae(next_value: Tensor, next_done: Tensor, rewards: Tensor, values: Tensor, dones: Tensor) -> Tensor:
+    """Advantages [T, N], departure-indexed; `next_value` and `next_done` [N] are those of step T."""
+    horizon = len(rewards)
+    advantages = torch.zeros_like(rewards)
+    trace = torch.zeros_like(next_value)
+    for t in reversed(range(horizon)):
+        last = t == horizon - 1
+        alive = 1.0 - (next_done if last else dones[t + 1])
+        following = next_value if last else values[t + 1]
+        delta = rewards[t] + HYPER.gamma * following * alive - values[t]
+        trace = delta + HYPER.gamma * HYPER.gae_lambda * alive * trace
+        advantages[t] = trace
+    return advantages
 
 
 def ppo_loss(

@@ -56,6 +56,9 @@ class VectorContestant(Contestant):
 CONTESTANTS: Mapping[str, str] = {
     "hotloop": "contest_hotloop",
     "cleanrl": "contest_cleanrl",
+    "leanrl": "contest_leanrl",
+    "sb3": "contest_sb3",
+    "puffer": "contest_puffer",
     "bare": "contest_bare",
 }
 
