@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hotloop.bench.machine import usable_cores
+from hotloop.bench.machine import describe, usable_cores
 from hotloop.bench.runner import WorkerError
 from hotloop.bench.table import machine_lines
 
 from .contestants import CONTESTANTS
-from .jobs import JOBS
+from .jobs import HYPER, JOBS
+from .learning import learn
 from .process import MEMORIES
 from .race import Plan, run
-from .report import race_lines
+from .report import learning_lines, race_lines
 
 FORMAT = 1
 
@@ -25,7 +27,8 @@ FORMAT = 1
 def main(argv: Sequence[str], prog: str = "python -m benchmarks.loops") -> int:
     """Runs the suite; returns the exit code: 0; 1 when a contestant's process failed; 130 after Ctrl-C.
     Mistakes in the arguments end the program with 2."""
-    options = parser(prog).parse_args(argv)
+    made = parser(prog)
+    options = made.parse_args(argv)
     plan = Plan(
         jobs=options.jobs,
         contestants=options.contestants,
@@ -35,26 +38,35 @@ def main(argv: Sequence[str], prog: str = "python -m benchmarks.loops") -> int:
         quick=options.quick,
         seed=options.seed,
     )
-    seen_machine = False
-
-    def show(race: Mapping[str, Any]) -> None:
-        nonlocal seen_machine
-        if race["machine"] and not seen_machine:
-            seen_machine = True
-            print("\n".join(machine_lines(race["machine"])))
-        print("\n" + "\n".join(race_lines(race)), flush=True)
-
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        made.error(f"there is no folder {options.json.absolute().parent} to write {options.json.name} into")
+    settings = {**asdict(plan), **asdict(HYPER)}
+    report: dict[str, Any] = {"format": FORMAT, "machine": describe(), "settings": settings}
+    print("\n".join(machine_lines(report["machine"])), flush=True)
     try:
-        races = run(plan, show)
+        if options.learning:
+            report["learning"] = learn(
+                plan.jobs,
+                plan.contestants,
+                options.seeds,
+                quick=plan.quick,
+                listen=lambda found: _show(learning_lines(found)),
+            )
+        else:
+            report["races"] = run(plan, lambda race: _show(race_lines(race)))
     except WorkerError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     if options.json is not None:
-        options.json.write_text(json.dumps({"format": FORMAT, "races": races}, indent=1) + "\n")
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
         print(f"\nfigures written to {options.json}")
     return 0
+
+
+def _show(lines: Sequence[str]) -> None:
+    print("\n" + "\n".join(lines), flush=True)
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -77,6 +89,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--rounds", type=_positive, default=7, help="epochs that are timed of each")
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--learning", action="store_true", help="time nothing, see what is learnt (E1 and E2)")
+    made.add_argument("--seeds", type=_positive, default=3, help="seeds of --learning, from 0 on")
     made.add_argument("--quick", action="store_true", help="tiny jobs, one round: do all contestants run?")
     made.add_argument("--json", type=Path, help="write the figures to this file")
     return made

@@ -1,7 +1,7 @@
 """The same loop as LeanRL has it (the compiled variant of CleanRL), written here.
 
-Acting, advantages and the whole update, optimizer included, are compiled; steps are stacked after the rollout;
-distributions check nothing and no statistic is read.
+Acting, advantages and the whole update, optimizer included, are compiled; steps are stacked after the
+rollout; distributions check nothing and no statistic is read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """PufferLib's PuffeRL (Suarez 2024), the class itself out of pufferlib-core, with the same network.
 
 Its dashboard, its thread that watches the machine and its checkpoints are off. Its rollout clips rewards to
-[-1, 1], it draws segments without replacement within a minibatch but anew for each, and its learning rate follows
-a cosine, which is made so long that it stays where it is.
+[-1, 1], and it draws segments without replacement within a minibatch but anew for each.
 """
 
 from __future__ import annotations

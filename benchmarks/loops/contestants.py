@@ -59,6 +59,7 @@ CONTESTANTS: Mapping[str, str] = {
     "leanrl": "contest_leanrl",
     "sb3": "contest_sb3",
     "puffer": "contest_puffer",
+    "reference": "contest_reference",
     "bare": "contest_bare",
 }
 

@@ -73,7 +73,7 @@ JOBS: dict[str, Job] = {
         ),
         Job(
             "E2", "1,024 EnvPool CartPoles, 2x64 tanh", "envpool", agents=1024, horizon=64, minibatches=4,
-            update_epochs=2, obs_shape=(4,), obs_dtype="float32", actions=2, learn_steps=3_276_800,
+            update_epochs=2, obs_shape=(4,), obs_dtype="float32", actions=2, learn_steps=1_966_080,
         ),
         Job(
             "E3", "1,024 agents with uint8 [200, 3] from memory, 600 to 128", "memory", agents=1024,

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,22 @@ class Entry:
 class Worker:
     """The process of one contestant. It is stopped but for the time between an order and its answer.
 
+    `cache`: a folder in which compiled code is kept for others; its own when None.
+
     Raises:
         AbsentError: the contestant cannot take part.
         WorkerError: the process ended unasked.
     """
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, cache: str | None = None) -> None:
         self.entry = entry
         tunables = entry.memory == "kept" and not entry.keeps_by_call
         env = environment(entry.threads, "keep" if tunables else "default")
         env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env["PYTHONPATH"]])
-        # Compiling in other processes would leave them behind while others are timed.
-        env["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+        # Without a `cache` what is compiled is compiled anew, so that its cost is seen; and in the process
+        # itself, because helpers would go on while others are timed.
+        self._own_cache = tempfile.TemporaryDirectory(prefix="loops-")
+        env.update(TORCHINDUCTOR_CACHE_DIR=cache or self._own_cache.name, TORCHINDUCTOR_COMPILE_THREADS="1")
         command = [sys.executable, "-m", "loops.worker"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True
@@ -87,6 +92,7 @@ class Worker:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+        self._own_cache.cleanup()
 
     def _write(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None

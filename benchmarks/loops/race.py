@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from .process import Entry, Worker
 WARM_UP = 2  # epochs; the first compiles what is compiled and touches all memory
 PROFILED = 5  # epochs
 Listener = Callable[[Mapping[str, Any]], None]
+Started = tuple[Entrant, Worker]
 
 
 @dataclass(frozen=True)
@@ -59,31 +61,24 @@ def race(plan: Plan, job: str, threads: int) -> dict[str, Any]:
         for contestant in plan.contestants
         for memory in plan.memory
     ]
-    absent: dict[str, str] = {}
-    entrants: list[Entrant] = []
-    workers: list[Worker] = []
+    # So many at a time as there are cores: starting and compiling are not what is measured.
+    with ThreadPoolExecutor(max(1, usable_cores() // threads)) as pool:
+        starts = [(entry, pool.submit(_start, entry)) for entry in entries]
     try:
-        # So many at a time as there are cores: starting and compiling are not what is measured.
-        with ThreadPoolExecutor(max(1, usable_cores() // threads)) as pool:
-            for started in [pool.submit(_start, entry) for entry in entries]:
-                try:
-                    entrant, worker = started.result()
-                except AbsentError as reason:
-                    absent[entries[len(workers)].contestant] = str(reason)
-                    continue
-                entrants.append(entrant)
-                workers.append(worker)
-        _rounds(workers, entrants, plan.rounds)
-        for worker, entrant in zip(workers, entrants, strict=True):
+        started, absent = _line_up(starts)
+        entrants = [entrant for entrant, _ in started]
+        _rounds(started, plan.rounds)
+        for entrant, worker in started:
             entrant.profile = worker.ask("profile", epochs=PROFILED)["epochs"]
     finally:
-        for worker in workers:
-            worker.close()
+        for _, future in starts:
+            with contextlib.suppress(Exception):
+                future.result()[1].close()
     played = JOBS[job].quick() if plan.quick else JOBS[job]
-    return summary(played, threads, entrants, absent, workers[0].machine if workers else None)
+    return summary(played, threads, entrants, absent, started[0][1].machine if started else None)
 
 
-def _start(entry: Entry) -> tuple[Entrant, Worker]:
+def _start(entry: Entry) -> Started:
     worker = Worker(entry)
     try:
         warm_up = [worker.ask("epoch")["seconds"] for _ in range(WARM_UP)]
@@ -93,12 +88,26 @@ def _start(entry: Entry) -> tuple[Entrant, Worker]:
     return Entrant(entry.contestant, entry.memory, worker.note, worker.build, warm_up), worker
 
 
-def _rounds(workers: Sequence[Worker], entrants: Sequence[Entrant], rounds: int) -> None:
+def _line_up(starts: Sequence[tuple[Entry, Future[Started]]]) -> tuple[list[Started], dict[str, str]]:
+    """Who takes part, and who cannot, with the reason. Raises what went wrong with one that should."""
+    started, absent = [], {}
+    for entry, future in starts:
+        error = future.exception()
+        if error is None:
+            started.append(future.result())
+        elif isinstance(error, AbsentError):
+            absent[f"{entry.contestant}, memory {entry.memory}"] = str(error)
+        else:
+            raise error
+    return started, absent
+
+
+def _rounds(started: Sequence[Started], rounds: int) -> None:
     """So many rounds that are quiet, or `PATIENCE` times as many altogether."""
     quiet = 0
     for _ in range(PATIENCE * rounds):
         loads = []
-        for worker, entrant in zip(workers, entrants, strict=True):
+        for entrant, worker in started:
             answer = worker.ask("epoch")
             entrant.samples.append(answer["seconds"])
             entrant.loads.append(answer["other_load"])

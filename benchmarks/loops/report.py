@@ -24,7 +24,7 @@ def race_lines(race: Mapping[str, Any]) -> list[str]:
     for contestant in race["contestants"]:
         if contestant["shares"]:
             lines += share_lines(contestant)
-    lines += [f"  {name}: not run: {why}" for name, why in race["absent"].items()]
+    lines += absent_lines(race["absent"])
     notes = {c["name"]: c["note"] for c in race["contestants"] if c["note"]}
     return [*lines, *(f"  {name}: {note}" for name, note in notes.items())]
 
@@ -51,6 +51,30 @@ def share_lines(contestant: Mapping[str, Any]) -> list[str]:
     own = [part.removeprefix("own: ") for part in parts if part.startswith("own: ")]
     head = f"  {contestant['name']}, memory {contestant['memory']}: "
     return [head + ", ".join(others), "    own: " + ", ".join(own)]
+
+
+def absent_lines(absent: Mapping[str, str]) -> list[str]:
+    """Who could not take part, and why; a reason that holds for several is given once."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in absent.items():
+        by_reason.setdefault(why, []).append(name)
+    return [f"  not run: {'; '.join(names)}: {why}" for why, names in by_reason.items()]
+
+
+def learning_lines(found: Mapping[str, Any]) -> list[str]:
+    """What was learnt at one job, as plain text."""
+    job, verdict = found["job"], found["verdict"]
+    cells = [("contestant", "", "mean return", "by seed")]
+    for contestant in found["contestants"]:
+        by_seed = ", ".join(f"{value:.1f}" for value in contestant["returns"])
+        cells.append((contestant["name"], "", f"{contestant['mean']:.1f}", by_seed))
+    lines = [f"{job['name']}: {job['title']}: returns after {found['steps']:,} steps", *table(cells)]
+    if verdict["place"] is None:
+        lines.append("  hotloop's place cannot be told: it, or every other contestant, is missing")
+    else:
+        spread = f"{verdict['lowest']:.1f} to {verdict['highest']:.1f}"
+        lines.append(f"  hotloop's mean is {verdict['place']} the spread of the others, {spread}")
+    return lines + absent_lines(found["absent"])
 
 
 def table(cells: Sequence[Sequence[str]]) -> list[str]:
