@@ -36,8 +36,8 @@ def learn(
     Nothing is timed, so as many train at once as there are cores.
 
     Returns:
-        For each job: `job`, `steps` (agent steps), `absent`, `contestants` (each with `returns`, the final one
-        of every seed, their `mean`, and `curves`, the mean of every epoch's episodes) and the `verdict`.
+        For each job: `job`, `steps` (agent steps), `absent`, `contestants` (each with `returns`, the final
+        one of every seed, their `mean`, and `curves`, the mean of every epoch's episodes), `verdict`.
 
     Raises:
         WorkerError: a contestant's process failed.
