@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hotloop.bench import explain, runner
+from hotloop.bench import explain, loops, runner
 from hotloop.bench.html import render
 from hotloop.bench.machine import usable_cores
 from hotloop.bench.suite import Options
@@ -29,7 +29,7 @@ class BenchCommand:
     """What `hotloop bench` takes. Lists are separated by commas."""
 
     suite: str = ",".join(SUITES)
-    """Suites to run."""
+    """Suites to run; `loops`, which has options of its own, by itself (--suite loops --help)."""
     shapes: str | None = None
     """Rows x steps, such as 4096x128,64x64; each suite's own when not given."""
     threads: str | None = None
@@ -64,6 +64,8 @@ def bench(argv: Sequence[str]) -> int:
         The exit code: 0; 1 when a result was wrong, a measuring process failed or nobody reads the output; 2
         for a mistake in the arguments; 130 after Ctrl-C.
     """
+    if loops.asked(argv):  # it has options of its own
+        return loops.main(argv)
     import tyro
 
     command = tyro.cli(BenchCommand, prog="hotloop bench", description=_DESCRIPTION, args=list(argv))
