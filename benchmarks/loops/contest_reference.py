@@ -158,7 +158,8 @@ class Reference(VectorContestant):
             shared["advantages_pg"] = advantages_of(minibatch, ratio.detach())
         total = self.critic(shared) + self.actor(shared, log_ratio)
         # Outputs that no loss used get a gradient of zero.
-        return total + 0.0 * policy_td["full_log_probs"].sum()
+        summed: Tensor = total + 0.0 * policy_td["full_log_probs"].sum()
+        return summed
 
     def critic(self, shared: TensorDict) -> Tensor:
         minibatch, values = shared["sampled_mb"], shared["policy_td"]["values"]
@@ -169,7 +170,8 @@ class Reference(VectorContestant):
         loss = 0.5 * torch.max((values - returns) ** 2, (near - returns) ** 2).mean()
         self.update(shared, {"values": values.detach()})
         self.statistics = [loss.item(), returns.mean().item(), values.mean().item()]
-        return HYPER.vf_coef * loss
+        weighted: Tensor = HYPER.vf_coef * loss
+        return weighted
 
     def actor(self, shared: TensorDict, log_ratio: Tensor) -> Tensor:
         ratio, clip = shared["importance_sampling_ratio"], HYPER.clip_coef
@@ -183,7 +185,8 @@ class Reference(VectorContestant):
             kl = ((ratio - 1) - log_ratio).mean()
             clipped = ((ratio - 1.0).abs() > clip).float().mean()
         self.statistics += [x.item() for x in (loss, entropy, kl, clipped, ratio.mean())]
-        return loss - HYPER.ent_coef * entropy
+        total: Tensor = loss - HYPER.ent_coef * entropy
+        return total
 
     def update(self, shared: TensorDict, columns: dict[str, Tensor]) -> None:
         """Writes into a copy, as indexing with a tensor makes one."""

@@ -18,6 +18,7 @@ from hotloop.context import ComponentContext
 from hotloop.entries import set_entries
 from hotloop.experience import Experience
 from hotloop.gradients import GradientAverage
+from hotloop.loop_direct import DirectActing
 from hotloop.loop_rollout import StepBuilder, checked_actions
 from hotloop.loop_training import (
     Arrivals,
@@ -195,6 +196,7 @@ class CoreTrainingLoop:
             loss.on_rollout_start(context)
 
         stopwatch = context.stopwatch
+        direct = DirectActing.of(self.policy, experience, self.losses, steps, context)
         raw_infos: list[dict[str, Any]] = []
         info_steps: list[int] = []
         agent_steps, idle_steps, step_number = 0, 0, 0
@@ -203,19 +205,25 @@ class CoreTrainingLoop:
             with stopwatch("_rollout.env_wait"):
                 step = steps.unpack(env.get_observations())
             window = step.window.window
-            with stopwatch("_rollout.td_prep"):
-                td = steps.build(step, context)
             stored = experience.stored_steps
-            with stopwatch("_rollout.inference"):
-                self._truncation.add_to(td, step, env)
-                context.training_env_id = window
-                draws.act(window.start, window.stop)
-                for loss in losses:
-                    loss.rollout(td, context)
-                draws.set_aside()
-            steps.track_rewards(td, step.window, context)
-            actions = checked_actions(td, step.window.agents, steps.action_width)
-            steps.remember(td, actions, step.window)
+            context.training_env_id = window
+            if direct is not None and direct.accepts(step) and not self._truncation.asks_for_values(step):
+                with stopwatch("_rollout.inference"):
+                    draws.act(window.start, window.stop)
+                    actions, rewards = direct.act(step, context), step.rewards
+                    draws.set_aside()
+            else:
+                with stopwatch("_rollout.td_prep"):
+                    td = steps.build(step, context)
+                with stopwatch("_rollout.inference"):
+                    self._truncation.add_to(td, step, env)
+                    draws.act(window.start, window.stop)
+                    for loss in losses:
+                        loss.rollout(td, context)
+                    draws.set_aside()
+                actions, rewards = checked_actions(td, step.window.agents, steps.action_width), td["rewards"]
+                steps.remember(td, actions, step.window)
+            steps.track_rewards(rewards, step.window, context)
             with stopwatch("_rollout.send"):
                 env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
             if step.infos:

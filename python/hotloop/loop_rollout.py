@@ -75,11 +75,11 @@ class StepBuilder:
     ) -> None:
         self._experience = experience
         self.device = experience.device
-        self._reset_last_actions = reset_last_actions
+        self.resets_last_actions = reset_last_actions
         self._windows: dict[tuple[int, int], Window] = {}
         self._stores_valid = "valid" in experience.buffer
         self._stores_truncation = "truncation_values" in experience.buffer
-        self._all_valid = all_valid
+        self.all_valid = all_valid
         self._average: Tensor | None = None
         # Entries that the policy reads but nobody sets before it does: zeros at every step.
         self._blank = [
@@ -203,12 +203,12 @@ class StepBuilder:
             observations, rewards = _moved(observations, device), _moved(rewards, device)
             mask = None if mask is None else _moved(mask, device)
             teacher = None if teacher is None else _moved(teacher, device)
-        sources = [terminals, truncations, self._averages(context), self.last_actions.buffer]
+        sources = [terminals, truncations, self.averages(context), self.last_actions.buffer]
         if teacher is not None:
             sources.append(teacher)
         if self._stores_valid:
-            sources.append(window.true if mask is None or self._all_valid else mask)
-        ends = (terminals != 0, truncations != 0) if self._reset_last_actions else ()
+            sources.append(window.true if mask is None or self.all_valid else mask)
+        ends = (terminals != 0, truncations != 0) if self.resets_last_actions else ()
         staged = slot.stage(sources + slot.constants, ends)
 
         entries = slot.entries
@@ -265,22 +265,22 @@ class StepBuilder:
         if not self._experience.has_remembered(td["actions"], window.start, window.stop):
             self.last_actions.write_(actions, window.start, window.stop)
 
-    def _averages(self, context: ComponentContext) -> Tensor:
+    def averages(self, context: ComponentContext) -> Tensor:
         """float32 [A]; the state's tensor, so that others may read or replace it."""
         average = getattr(context.state, "avg_reward", self._average)
         assert average is not None, "begin_rollout makes it"
         return average
 
-    def track_rewards(self, td: TensorDictBase, window: Window, context: ComponentContext) -> None:
+    def track_rewards(self, rewards: Tensor, window: Window, context: ComponentContext) -> None:
         """Move the average reward of the agents by ``beta * (reward - average)``, where centering is on."""
         centering = _reward_centering(context)
         if centering is None or not getattr(centering, "enabled", True):
             return
-        average = self._averages(context)
-        baseline = td["reward_baseline"]
+        average = self.averages(context)
+        baseline = average[window.start : window.stop]
         with torch.no_grad():
-            step = float(centering.beta) * (td["rewards"].to(torch.float32) - baseline)
-            average[window.start : window.stop] = baseline + step
+            rewards = rewards.to(device=average.device, dtype=torch.float32)
+            baseline += float(centering.beta) * (rewards - baseline)
 
     def state_dict(self) -> dict[str, Any]:
         """The last actions of all agents and their layout."""

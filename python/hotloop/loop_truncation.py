@@ -84,13 +84,18 @@ class TruncationValues:
         self._autoreset = autoreset
         self.bootstraps = autoreset is not None
 
+    def asks_for_values(self, step: EnvStep) -> bool:
+        """Whether `add_to` may have something to add to this step."""
+        if not self.bootstraps or self._autoreset != "same_step":
+            return False
+        # Looking at flags on a device would wait for it; NumPy looks faster at a few.
+        return not step.truncations.is_cpu or bool(step.truncations.numpy().any())
+
     def add_to(self, td: TensorDictBase, step: EnvStep, env: Any) -> None:
         """Before the policy acts: put the values of final observations into ``td["truncation_values"]``."""
-        if not self.bootstraps or self._autoreset != "same_step":
+        if not self.asks_for_values(step):
             return
-        on_device = step.truncations.is_cuda  # looking at the flags would wait for the device
-        if not on_device and not step.truncations.any():
-            return
+        on_device = step.truncations.is_cuda
         finals = env.final_observations()
         if finals is None and on_device:
             return

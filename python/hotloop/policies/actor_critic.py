@@ -28,6 +28,10 @@ class ActorCriticPolicy(nn.Module, ABC):
         to `obs_dtype` before the network sees them, so that acting and training see the same numbers.
     """
 
+    #: whether a rollout may run the network in `torch.inference_mode`, which spares autograd's bookkeeping. A
+    #: module that keeps tensors which it makes in `forward`, and uses them again in training, must not.
+    acts_in_inference_mode = True
+
     def __init__(self, action: Any, obs_shape: Sequence[int], obs_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if not isinstance(obs_dtype, torch.dtype):
@@ -54,21 +58,14 @@ class ActorCriticPolicy(nn.Module, ABC):
         Raises ValueError when the observation or the number of actions does not fit.
         """
         obs: Tensor = td["env_obs"]
-        if obs.shape[1:] != self.obs_shape:
-            raise ValueError(
-                f"{type(self).__name__}.forward: env_obs must be [n, {', '.join(map(str, self.obs_shape))}], "
-                f"got {list(obs.shape)}"
-            )
-        if obs.dtype != self.obs_dtype:
-            obs = obs.to(self.obs_dtype)
-        logits, value = self.logits_and_value(obs)
         if action is None:
-            actions, log_prob, full = self.head.sample(logits)
+            value, actions, log_prob, full = self.act(obs)
             written = {"values": value, "actions": actions, "act_log_prob": log_prob}
             if full is not None:
                 written["full_log_probs"] = full
             set_entries(td, written)
             return td
+        logits, value = self._logits_and_value(obs)
         if action.numel() != obs.shape[0] * self.action_spec.width:
             raise ValueError(
                 f"{type(self).__name__}.forward: action must be [{obs.shape[0]}, {self.action_spec.width}], "
@@ -77,6 +74,21 @@ class ActorCriticPolicy(nn.Module, ABC):
         log_prob, entropy = self.head.evaluate(logits, action)
         set_entries(td, {"values": value, "act_log_prob": log_prob, "entropy": entropy})
         return td
+
+    def act(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Values ``[n]``, actions, log probabilities ``[n]``, and those of all choices where the head gives
+        them, of observations ``[n, *obs_shape]``: what `forward` writes when it acts."""
+        logits, value = self._logits_and_value(obs)
+        actions, log_prob, full = self.head.sample(logits)
+        return value, actions, log_prob, full
+
+    def _logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        if obs.shape[1:] != self.obs_shape:
+            raise ValueError(
+                f"{type(self).__name__}.forward: env_obs must be [n, {', '.join(map(str, self.obs_shape))}], "
+                f"got {list(obs.shape)}"
+            )
+        return self.logits_and_value(obs if obs.dtype == self.obs_dtype else obs.to(self.obs_dtype))
 
 
 class WrappedActorCritic(ActorCriticPolicy):
@@ -88,6 +100,8 @@ class WrappedActorCritic(ActorCriticPolicy):
         action: Any,
         obs_shape: Sequence[int],
         obs_dtype: torch.dtype = torch.float32,
+        *,
+        inference_mode: bool = True,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(
@@ -95,6 +109,7 @@ class WrappedActorCritic(ActorCriticPolicy):
             )
         super().__init__(action, obs_shape, obs_dtype)
         self.module = module
+        self.acts_in_inference_mode = inference_mode
 
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Run the wrapped module and check what it returned."""
@@ -127,6 +142,8 @@ def wrap_actor_critic(
     action: Any,
     obs_shape: Sequence[int],
     obs_dtype: torch.dtype = torch.float32,
+    *,
+    inference_mode: bool = True,
 ) -> WrappedActorCritic:
     """Turn a module ``obs -> (logits, value)`` into a policy: ``policy = wrap_actor_critic(net, 2, (4,))``.
 
@@ -142,11 +159,14 @@ def wrap_actor_critic(
         Number of discrete actions, a gymnasium-like space, or an `ActionSpec`.
     obs_shape, obs_dtype
         Shape and stored dtype of one agent's observation.
+    inference_mode
+        Whether rollouts may run the module in `torch.inference_mode`. False for a module that keeps tensors
+        which it makes in its forward pass: training could not use them.
 
     Raises TypeError when `module` is not an ``nn.Module`` or (on the first call) does not return a pair,
     ValueError when shapes do not fit the action space.
     """
-    return WrappedActorCritic(module, action, obs_shape, obs_dtype)
+    return WrappedActorCritic(module, action, obs_shape, obs_dtype, inference_mode=inference_mode)
 
 
 def _expected(spec: ActionSpec) -> str:
