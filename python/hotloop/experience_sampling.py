@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +39,7 @@ class MinibatchSampler:
         # Memory for reused minibatches, and the plan that fills it.
         self._memory: dict[Key, Tensor] = {}
         self._plan: ops.GatherPlan | None = None
+        self._planned: list[Tensor] = []  # the leaves that it was last made or found fit for
 
     @staticmethod
     def beta(prio_alpha: float, prio_beta0: float, epoch: int, total_epochs: int) -> float:
@@ -145,11 +147,16 @@ class MinibatchSampler:
                 key: torch.index_select(leaf.detach(), 0, indices, out=self._kept(key, leaf))
                 for key, leaf in leaves.items()
             }
-        out = {key: self._kept(key, leaf) for key, leaf in leaves.items()}
-        if self._plan is None or list(map(id, self._plan.out.values())) != list(map(id, out.values())):
-            self._plan = ops.GatherPlan(out)
-        self._plan.gather(list(leaves.values()), indices)
-        return out
+        sources = list(leaves.values())
+        known = self._planned
+        if len(known) != len(sources) or any(map(is_not, known, sources)):
+            out = {key: self._kept(key, leaf) for key, leaf in leaves.items()}
+            if self._plan is None or list(map(id, self._plan.out.values())) != list(map(id, out.values())):
+                self._plan = ops.GatherPlan(out)
+            self._planned = sources
+        assert self._plan is not None
+        self._plan.gather(sources, indices)
+        return dict(zip(leaves, self._plan.out.values(), strict=True))
 
     def _strata(self, rank: int, world_size: int) -> Strata:
         strata, experience = self._stratified, self._experience
@@ -174,12 +181,13 @@ class MinibatchSampler:
         seed: int,
         draw: int,
     ) -> tuple[Tensor, Tensor]:
-        """New tensors: they may be kept longer than a minibatch."""
+        """Rows `[B]` and their weights, in new tensors: they may be kept longer than a minibatch."""
         sampler = self._segments
         sampler.law, sampler.alpha, sampler.seed = law, alpha, rank_seed(seed, self._experience.rank)
         indices, weights = sampler.draw(advantages, epoch=draw, minibatch=mb_idx, beta=beta)
         device = self._experience.device
-        return indices.to(device, copy=True), weights.to(device, copy=True)
+        indices = indices.to(device, copy=True)
+        return indices, self._ones if law == "permutation" else weights.to(device, copy=True)
 
     def _leaves(self, extra: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
         """Every entry of the buffer, and `extra` with them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -151,12 +152,19 @@ def forward_policy_for_training(
     if "actions" not in minibatch:
         raise KeyError("CoreTrainingLoop: the experience must hold 'actions' for the policy to evaluate")
     inputs: dict[Key, Any] = {key: minibatch[key].flatten(0, 1) for key in keys}
-    inputs["bptt"] = torch.tensor(horizon, device=minibatch.device).expand(count)
-    inputs["batch"] = torch.tensor(rows, device=minibatch.device).expand(count)
+    inputs["bptt"], inputs["batch"] = _sizes(rows, horizon, minibatch.device)
     td = flat_tensordict(inputs, (count,), minibatch.device)
     policy.reset_memory()
     result = policy.forward(td, action=minibatch["actions"].reshape(count, -1))
     return unflattened(td if result is None else result, (rows, horizon), inputs, minibatch)
+
+
+@cache
+def _sizes(rows: int, horizon: int, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """T and B, for every entry of a flat minibatch; they cannot be written to."""
+    with torch.inference_mode(False):
+        sizes = torch.tensor([horizon, rows], device=device)
+        return sizes[0].expand(rows * horizon), sizes[1].expand(rows * horizon)
 
 
 def importance_ratio(minibatch: TensorDictBase, policy_td: TensorDictBase) -> Tensor | None:

@@ -103,11 +103,14 @@ class PPOLoss(PPOCritic):
         advantages = shared.get("advantages_pg", None)
         if advantages is None:
             advantages = shared["advantages"]
-        advantages = advantages.detach()
+        if advantages.requires_grad:
+            advantages = advantages.detach()
         alone = not ranks.several_ranks()
         if cfg.norm_adv and not alone:
             advantages = formulas.normalize_advantages(advantages, valid)
         weights = shared.get("prio_weights", None)
+        if weights is not None and weights.shape != returns.shape:
+            weights = weights.expand(returns.shape)
         loss, statistics = ops.ppo_loss(
             new[0],
             old_log_prob,
@@ -116,7 +119,7 @@ class PPOLoss(PPOCritic):
             old_values,
             returns,
             new[2],
-            prio_weights=None if weights is None else weights.expand(returns.shape),
+            prio_weights=weights,
             valid=valid,
             clip_coef=cfg.clip_coef,
             vf_clip_coef=cfg.vf_clip_coef if cfg.clip_vloss else None,
@@ -124,8 +127,7 @@ class PPOLoss(PPOCritic):
             ent_coef=cfg.ent_coef,
             normalize_advantage=cfg.norm_adv and alone,
         )
-        statistics[1] *= cfg.vf_coef
-        self.loss_tracker.add_means(_MEANS, statistics[:7], statistics[7])
+        self.loss_tracker.add_means(_MEANS, statistics, (1.0, cfg.vf_coef, 1.0, 1.0, 1.0, 1.0, 1.0))
         return loss
 
 

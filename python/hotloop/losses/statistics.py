@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class StatisticTracker:
         self._dtype = torch.float32 if self.device.type == "mps" else torch.float64
         # Per group of names: the sums of value * weight, and the sum of weights last: [len(names) + 1].
         self._groups: dict[tuple[str, ...], Tensor] = {}
+        self._pending: list[tuple[tuple[str, ...], Tensor, tuple[float, ...]]] = []
 
     def add(self, values: Mapping[str, Tensor | float], weight: Tensor | float = 1.0) -> None:
         """Add one observation of each name.
@@ -39,18 +41,34 @@ class StatisticTracker:
         names = tuple(values)
         if not names:
             return
+        if self._pending:
+            self._settle()
         # The last entry becomes the weight. Stacking converts all in one kernel.
         scalars = [self._scalar(name, value) for name, value in (*values.items(), ("weight", 1.0))]
         self._add(names, torch.stack(scalars), weight)
 
-    def add_means(self, names: tuple[str, ...], means: Tensor, weight: Tensor | float = 1.0) -> None:
-        """`add` for values that are in one tensor, ``[len(names)]``."""
-        if means.shape != (len(names),):
+    def add_means(self, names: tuple[str, ...], means: Tensor, scales: tuple[float, ...]) -> None:
+        """`add` for values that one tensor holds: ``means[i] * scales[i]`` of every name, and behind them
+        the weight of all. `means` is kept as it is, not copied, until somebody asks."""
+        if means.dim() != 1 or means.numel() <= len(names) or len(scales) != len(names):
             raise ValueError(
-                f"StatisticTracker.add_means: means must be [{len(names)}], got {list(means.shape)}"
+                f"StatisticTracker.add_means: means must be [n] with n > {len(names)} and scales "
+                f"{len(names)} numbers, got {list(means.shape)} and {len(scales)}"
             )
-        ones = self._scalar("weight", 1.0).reshape(1)
-        self._add(names, torch.cat((means.detach().to(self.device, self._dtype), ones)), weight)
+        self._pending.append((names, means, scales))
+
+    def _settle(self) -> None:
+        """Add up what `add_means` was given: all at once, for each addition costs several kernels."""
+        pending, self._pending = self._pending, []
+        for key, group in groupby(pending, lambda entry: (entry[0], entry[2])):
+            names, scales = key
+            count = len(names)
+            stacked = torch.stack([means.detach() for _, means, _ in group]).to(self.device, self._dtype)
+            weight = stacked[:, count : count + 1]
+            factors = torch.tensor(scales, dtype=self._dtype, device=self.device)
+            sums = torch.cat(((stacked[:, :count] * weight).sum(0) * factors, weight.sum(0)))
+            known = self._groups.get(names)
+            self._groups[names] = sums if known is None else known + sums
 
     def _add(self, names: tuple[str, ...], values: Tensor, weight: Tensor | float) -> None:
         """Add a fresh vector of values with a 1 behind them."""
@@ -64,6 +82,7 @@ class StatisticTracker:
     def total(self, name: str) -> Tensor:
         """``[2]`` on the device: weighted sum of a name and its sum of weights (zeros when it was never
         added)."""
+        self._settle()
         total = torch.zeros(2, dtype=self._dtype, device=self.device)
         for names, sums in self._groups.items():
             if name in names:
@@ -77,6 +96,7 @@ class StatisticTracker:
 
     def totals(self) -> dict[str, tuple[float, float]]:
         """Weighted sum and sum of weights of every name, in the order of first use."""
+        self._settle()
         if not self._groups:
             return {}
         numbers: list[float] = torch.cat(list(self._groups.values())).tolist()
@@ -93,6 +113,7 @@ class StatisticTracker:
     def clear(self) -> None:
         """Forget everything."""
         self._groups.clear()
+        self._pending.clear()
 
     def _scalar(self, name: str, value: Tensor | float) -> Tensor:
         if not isinstance(value, Tensor):

@@ -98,12 +98,13 @@ class _PPOLoss(torch.autograd.Function):
         native(*args, loss, statistics, gradients)
         ctx.save_for_backward(gradients)
         ctx.mark_non_differentiable(statistics)
+        ctx.set_materialize_grads(False)  # none of zeros for the statistics
         return loss, statistics
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Any, ...]:
-        return _backward(ctx, grad_loss)
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: object) -> tuple[Any, ...]:
+        return (None,) * _NUM_ARGUMENTS if grad_loss is None else _backward(ctx, grad_loss)
 
 
 def ppo_loss(
