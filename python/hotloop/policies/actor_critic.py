@@ -109,19 +109,20 @@ class WrappedActorCritic(ActorCriticPolicy):
             )
         super().__init__(action, obs_shape, obs_dtype)
         self.module = module
+        self._num_logits = self.action_spec.num_logits
         self.acts_in_inference_mode = inference_mode
 
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Run the wrapped module and check what it returned."""
         output = self.module(obs)
-        if not isinstance(output, tuple | list) or len(output) != 2:
+        if not isinstance(output, (tuple, list)) or len(output) != 2:
             raise TypeError(f"wrap_actor_critic: module must return (logits, value), got {_describe(output)}")
         logits, value = output
         n, spec = obs.shape[0], self.action_spec
         if spec.kind == "continuous" and isinstance(logits, tuple | list) and len(logits) == 2:
             mean, log_std = logits
             logits = torch.cat((mean, log_std.expand_as(mean)), dim=-1)
-        if not isinstance(logits, Tensor) or logits.shape != (n, spec.num_logits):
+        if not isinstance(logits, Tensor) or logits.shape != (n, self._num_logits):
             raise ValueError(
                 f"wrap_actor_critic: logits must be [{n}, {spec.num_logits}] for {_expected(spec)}, "
                 f"got {_describe(logits)}"
