@@ -253,3 +253,18 @@ def test_what_rank_0_refuses_is_raised_on_every_rank(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ranks, "rank_and_size", lambda: (1, 2))
     with pytest.raises(FileExistsError, match="taken"):
         on_first(lambda: pytest.fail("rank 1 must not act"))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("[/a/gloo/pair.cc:537] Read error [::1]:5: Connection reset by peer. Advice. More.\nx",
+         "Read error [::1]:5: Connection reset by peer"),
+        ("Timed out waiting 300000ms", "Timed out waiting 300000ms"),
+        ("", "RuntimeError"),
+    ],
+)  # fmt: skip
+def test_a_lost_rank_is_one_clear_sentence(rank_1_of_2: None, said: str, reason: str) -> None:
+    with pytest.raises(ranks.RankLostError) as caught, ranks.collective("the gradients"):
+        raise RuntimeError(said)
+    assert str(caught.value) == f"rank 1 of 2 lost another rank while it waited for the gradients: {reason}"

@@ -53,14 +53,16 @@ def pid_of_rank(torchrun: int, rank: int) -> int:
     raise AssertionError(f"torchrun {torchrun} has no rank {rank}")
 
 
-def test_a_signal_to_torchrun_stops_all_ranks_after_the_same_epoch(
-    process: subprocess.Popen[str], tmp_path: Path
+@pytest.mark.parametrize("to", ["torchrun", "rank 1"])
+def test_a_signal_stops_all_ranks_after_the_same_epoch(
+    process: subprocess.Popen[str], tmp_path: Path, to: str
 ) -> None:
-    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid if to == "torchrun" else pid_of_rank(process.pid, 1), signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert out.splitlines()[-1].startswith("stopped by SIGTERM: "), (out, err)
-    assert err.count("SIGTERM: finishing this epoch") == 1, err
+    if to == "torchrun":
+        assert err.count("SIGTERM: finishing this epoch") == 1, err
     assert "lost another rank" not in err
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["epoch"] == len(rows(tmp_path / "run" / "metrics.csv")) > 0

@@ -6,6 +6,7 @@ others' next call raises `RankLostError`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -38,7 +39,9 @@ def collective(what: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         rank, size = rank_and_size()
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # Of gloo's message the fact alone, without the place in its source and the advice.
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = re.sub(r"^\[[^\]]*\] *", "", text).partition(". ")[0]
         raise RankLostError(
             f"rank {rank} of {size} lost another rank while it waited for {what}: {reason}"
         ) from error

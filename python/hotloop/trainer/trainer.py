@@ -189,6 +189,11 @@ class Trainer:
                     metrics.close()
                 if config.output.plot and self._first:
                     self._plot(progress)
+                if ranks.several_ranks():
+                    # torchrun ends the others when a rank exits with another code than 0, as after a
+                    # signal: none may exit before rank 0 has written, or be ended with something to say.
+                    ranks.any_rank(False)
+                    stop.ignore_from_now_on()
         finally:
             if metrics is not None:
                 metrics.close()
