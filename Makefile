@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench bench-tests instructions lint format isa-check sanitize wheel-check peers \
+.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize wheel-check peers \
   environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -25,6 +25,7 @@ help:
 	@echo "make train        set up, then train CartPole-v1 to a mean return of 475  (ARGS=...)"
 	@echo "make test         set up, then run the tests                              (PYTEST_ARGS=...)"
 	@echo "make bench        set up, then run the benchmarks, under 5 minutes        (BENCH_ARGS=...)"
+	@echo "make bench-loops  install other systems, then time whole training loops beside theirs, some minutes"
 	@echo "make bench-tests  the same op by op under pytest-benchmark                (PYTEST_ARGS=...)"
 	@echo "make instructions count the instructions of a fixed set of calls and compare (needs valgrind)"
 	@echo "make lint         ruff, mypy --strict, clang-format; make format repairs what can be repaired"
@@ -44,6 +45,13 @@ test: $(VENV)/.extra-test $(VENV)/.native
 bench: $(VENV)/.extra-bench $(VENV)/.native
 	@mkdir -p benchmarks/results
 	$(BIN)/hotloop bench --json benchmarks/results/bench.json --html benchmarks/results/bench.html $(BENCH_ARGS)
+
+# The other loops, without their dependencies, see requirements/peers.txt.
+bench-loops: $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-envpool $(VENV)/.native
+	$(PIP) --no-deps -r requirements/peers.txt -r requirements/loops.txt
+	PUFFERLIB_DISABLE_CUDA=1 $(PIP) --no-deps --no-build-isolation --no-binary pufferlib-core pufferlib-core==3.0.23
+	@mkdir -p benchmarks/results
+	$(BIN)/hotloop bench --suite loops --json benchmarks/results/bench.loops.json $(BENCH_ARGS)
 
 bench-tests: $(VENV)/.extra-bench $(VENV)/.native
 	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)

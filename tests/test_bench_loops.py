@@ -223,6 +223,7 @@ def test_a_race_in_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert bench(["--suite", "loops", *arguments, "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     assert found["settings"]["learning_rate"] == 2.5e-4
+    assert found["versions"]["gymnasium"]
     (only,) = found["races"]
     entered = [(c["name"], c["memory"]) for c in only["contestants"]]
     assert entered == [(name, memory) for name in OWN for memory in ("default", "kept")]

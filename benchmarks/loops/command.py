@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,6 +24,7 @@ from .race import Plan, run
 from .report import learning_lines, race_lines
 
 FORMAT = 1
+_PACKAGES = ("gymnasium", "envpool", "stable-baselines3", "pufferlib-core")
 
 
 def main(argv: Sequence[str], prog: str = "python -m benchmarks.loops") -> int:
@@ -41,7 +44,9 @@ def main(argv: Sequence[str], prog: str = "python -m benchmarks.loops") -> int:
     if options.json is not None and not options.json.absolute().parent.is_dir():
         made.error(f"there is no folder {options.json.absolute().parent} to write {options.json.name} into")
     settings = {**asdict(plan), **asdict(HYPER)}
-    report: dict[str, Any] = {"format": FORMAT, "machine": describe(), "settings": settings}
+    report: dict[str, Any] = {
+        "format": FORMAT, "machine": describe(), "versions": versions(), "settings": settings,
+    }  # fmt: skip
     print("\n".join(machine_lines(report["machine"])), flush=True)
     try:
         if options.learning:
@@ -63,6 +68,16 @@ def main(argv: Sequence[str], prog: str = "python -m benchmarks.loops") -> int:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
         print(f"\nfigures written to {options.json}")
     return 0
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the packages that take part; None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        found[package] = None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def _show(lines: Sequence[str]) -> None:
