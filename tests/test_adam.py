@@ -168,7 +168,11 @@ X = torch.zeros(3)
         ({"grads": []}, ValueError, r"grads must be as long as params \(1\), got length 0"),
         ({"grads": [None]}, TypeError, r"grads\[0\] must be a torch.Tensor, got NoneType"),
         ({"grads": [X.double()]}, ValueError, r"grads\[0\] must be float32 \[3\], like params\[0\]"),
-        ({"exp_avgs": [torch.zeros(4)]}, ValueError, r"exp_avgs\[0\] must be float32 \[3\], like params\[0\]"),
+        (
+            {"exp_avgs": [torch.zeros(4)]},
+            ValueError,
+            r"exp_avgs\[0\] must be float32 \[3\], like params\[0\]",
+        ),
         ({"steps": [torch.zeros(1)]}, ValueError, r"steps\[0\] must be a number = \[\], got float32 \[1\]"),
         ({"steps": [torch.tensor(1)]}, TypeError, r"steps\[0\] must be float32 or float64"),
         ({"steps": [torch.tensor(-1.0)]}, ValueError, r"steps\[0\] must be >= 0, got -1"),
@@ -199,7 +203,9 @@ def test_tensors_that_share_memory_are_refused(pair: tuple[int, int]) -> None:
     pool = torch.ones(8)
     lists: dict[str, Any] = {name: [torch.ones(5)] for name in NAMES[:4]}
     lists[NAMES[pair[0]]], lists[NAMES[pair[1]]] = [pool[:5]], [pool[3:]]
-    with pytest.raises(ValueError, match=r"adam_: \w+\[0\] must be memory of its own, got a tensor that overlaps"):
+    with pytest.raises(
+        ValueError, match=r"adam_: \w+\[0\] must be memory of its own, got a tensor that overlaps"
+    ):
         ops.adam_(**lists, steps=[torch.tensor(0.0)], lr=0.1)
     assert (pool == 1).all()
     twice = torch.ones(3)

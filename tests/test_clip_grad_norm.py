@@ -136,7 +136,9 @@ def test_what_may_be_passed() -> None:
     norm = ops.clip_grad_norm_((each for each in parameters), 1e9)
     expected = torch.cat(gradients_of(parameters)).norm()
     torch.testing.assert_close(norm, expected)
-    assert float(ops.clip_grad_norm_(parameters[0], -1.0)) > 0, "torch's sign rule: a negative norm is a factor"
+    assert float(ops.clip_grad_norm_(parameters[0], -1.0)) > 0, (
+        "torch's sign rule: a negative norm is a factor"
+    )
     assert ops.clip_grad_norm_([], 1.0).item() == 0.0
     assert ops.clip_grad_norm_(parameters[1], 1.0).item() == 0.0
     out = torch.zeros((), dtype=torch.float64)
@@ -197,7 +199,7 @@ def test_other_gradients_are_left_to_torch(name: str) -> None:
 def test_errors() -> None:
     parameters = parameters_of([(3,)])
     before = gradients_of(parameters)
-    with pytest.raises(TypeError, match="clip_grad_norm_: parameters must be torch.Tensor, got str"):
+    with pytest.raises(TypeError, match=r"clip_grad_norm_: parameters must be torch\.Tensor, got str"):
         ops.clip_grad_norm_(["weight"], 1.0)  # type: ignore[list-item]
     with pytest.raises(TypeError, match="clip_grad_norm_: max_norm must be a number, got str"):
         ops.clip_grad_norm_(parameters, "1")  # type: ignore[arg-type]
@@ -205,7 +207,8 @@ def test_errors() -> None:
         ops.clip_grad_norm_(parameters, 1e-3, out=torch.zeros((), dtype=torch.int64))
     with pytest.raises(ValueError, match="clip_grad_norm_: out must be a number"):
         ops.clip_grad_norm_(parameters, 1e-3, out=torch.zeros(1))
+    gradient = parameters[0].grad
+    assert gradient is not None
     with pytest.raises(ValueError, match=r"clip_grad_norm_: out\[0\] must be memory of its own"):
-        assert parameters[0].grad is not None
-        ops.clip_grad_norm_(parameters, 1e-3, out=parameters[0].grad[1])
+        ops.clip_grad_norm_(parameters, 1e-3, out=gradient[1])
     assert all_same(gradients_of(parameters), before)

@@ -39,7 +39,17 @@ ALLOWED: dict[str, set[str]] = {
     "loop": KERNEL | {"experience", "losses", "policies", "envs", "gradients"},
     "integrations": {"ops", "segment_sampler", "experience"},
     "__init__": KERNEL
-    | {"_core", "freed_memory", "segment_sampler", "experience", "loop", "losses", "optim", "policies", "envs"},
+    | {
+        "_core",
+        "freed_memory",
+        "segment_sampler",
+        "experience",
+        "loop",
+        "losses",
+        "optim",
+        "policies",
+        "envs",
+    },
     "trainer": KERNEL
     | {
         "freed_memory",

@@ -66,9 +66,7 @@ def native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
     ids=["defaults", "settings", "tensor"],
 )
-def test_follows_torch(
-    name: str, dtype: torch.dtype, settings: dict[str, Any], native: list[int]
-) -> None:
+def test_follows_torch(name: str, dtype: torch.dtype, settings: dict[str, Any], native: list[int]) -> None:
     (ours, theirs), models = PAIRS[name], [network(dtype), network(dtype)]
     train(models[0], ours(models[0].parameters(), **settings), steps=60)
     assert native == [6] * 60

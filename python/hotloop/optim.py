@@ -192,7 +192,7 @@ class Adam(torch.optim.Adam):
         as `torch.optim.Adam`.
     """
 
-    @overload  # type: ignore[override]
+    @overload
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
@@ -217,7 +217,7 @@ class Adam(torch.optim.Adam):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._known = _Known()
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
 
 class AdamW(torch.optim.AdamW):
@@ -227,7 +227,7 @@ class AdamW(torch.optim.AdamW):
         as `torch.optim.AdamW`.
     """
 
-    @overload  # type: ignore[override]
+    @overload
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
@@ -242,4 +242,4 @@ class AdamW(torch.optim.AdamW):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._known = _Known()
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -12,7 +12,8 @@ from hotloop.ops._register import register_in_place
 _OP = register_in_place(
     "adam_",
     "Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
-    "Tensor(d!)[] steps, float lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled, bool maximize",
+    "Tensor(d!)[] steps, float lr, float beta1, float beta2, float eps, float weight_decay, "
+    "bool decoupled, bool maximize",
     _core.adam_,
 )
 

@@ -138,8 +138,8 @@ def make_environment(config: TrainConfig, *, seed: int) -> Any:
 
 def make_optimizer(policy: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam over all parameters."""
-    # fused: one kernel for all parameters, ours on the CPU and torch's elsewhere. For an MLP the default's calls
-    # cost more than their arithmetic.
+    # fused: one kernel for all parameters, ours on the CPU and torch's elsewhere. For an MLP the default's
+    # calls cost more than their arithmetic.
     return Adam(policy.parameters(), fused=True, **optimizer_settings(config))
 
 
