@@ -28,8 +28,9 @@ ROOT = Path(__file__).parent
 SIMD_KERNELS = ("categorical", "gae", "puff_advantage", "sampling_kernels")
 # ... or for all but AVX-512, which would gain these a few per cent and cost a sixth of the build.
 AVX2_KERNELS = (
-    "categorical_backward", "convert_floats", "delta_lambda", "gaussian", "gaussian_backward", "importance_ratio",
-    "ppo_loss", "retrace", "reverse_scan", "row_priorities", "td_lambda", "vtrace",
+    "adam", "categorical_backward", "clip_grad_norm", "convert_floats", "delta_lambda", "gaussian",
+    "gaussian_backward", "importance_ratio", "ppo_loss", "retrace", "reverse_scan", "row_priorities",
+    "td_lambda", "vtrace",
 )  # fmt: skip
 X86_ISAS = {
     "baseline": ["-O2", "-ftree-vectorize"],  # for processors of before 2013: a third less to compile

@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": {"_core"},
     "freed_memory": {"_core"},
     "segment_sampler": {"ops"},
+    "optim": {"ops"},
     "context": {"spec", "stopwatch"},
     "losses": KERNEL,
     "policies": KERNEL,
@@ -38,13 +39,24 @@ ALLOWED: dict[str, set[str]] = {
     "loop": KERNEL | {"experience", "losses", "policies", "envs", "gradients"},
     "integrations": {"ops", "segment_sampler", "experience"},
     "__init__": KERNEL
-    | {"_core", "freed_memory", "segment_sampler", "experience", "loop", "losses", "policies", "envs"},
+    | {
+        "_core",
+        "freed_memory",
+        "segment_sampler",
+        "experience",
+        "loop",
+        "losses",
+        "optim",
+        "policies",
+        "envs",
+    },
     "trainer": KERNEL
     | {
         "freed_memory",
         "experience",
         "loop",
         "losses",
+        "optim",
         "policies",
         "envs",
         "gradients",

@@ -169,7 +169,23 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         "vtrace[1]": (pair[1], lambda: ops.vtrace(x, x, x, importance=x, **kin, out=pair)),
         "retrace": (q, lambda: ops.retrace(x, x, x, x, importance=x, **kin, out=q)),
     }
+    tensors = [torch.ones(3) for _ in range(4)]
+    clock, weight, length = torch.zeros(()), nn.Parameter(torch.zeros(3)), torch.zeros(())
+    weight.grad = torch.ones(3)
+
+    def step() -> object:
+        return ops.adam_(*([each] for each in tensors), [clock], lr=0.1)
+
+    def clip() -> object:
+        return ops.clip_grad_norm_(weight, 0.1, out=length)
+
     return {
+        "adam_, params": (tensors[0], step),
+        "adam_, exp_avgs": (tensors[2], step),
+        "adam_, exp_avg_sqs": (tensors[3], step),
+        "adam_, steps": (clock, step),
+        "clip_grad_norm_": (weight.grad, clip),
+        "clip_grad_norm_, out": (length, clip),
         "puff_advantage": (advantages, lambda: ops.puff_advantage(**arguments(out=advantages))),
         "gae[0]": (
             pair[0],

@@ -22,6 +22,8 @@ LOGITS = X.clone().requires_grad_()
 CHOICES = torch.tensor([[0, 1], [1, 2], [2, 3], [0, 0], [1, 1]])
 ALLOWED = torch.ones(5, 7, dtype=torch.bool)
 LOSS = (None, None, 0.2, None, 0.5, 0.01, True, 1e-8)
+CLOCKS = [torch.tensor(0.0), torch.tensor(3.0)]
+RATES_OF_ADAM = (1e-3, 0.9, 0.99, 1e-8, 0.1, True, False)
 DRAW = (X.abs().sum(1), 5, 3, "successive", 7, 1, 0, 0.5)
 
 
@@ -104,6 +106,8 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
             (X[:, 0].clone(), X[:, 1].clone(), X, X[0].clone(), X.clone(), False),
             {},
         ),
+        ("adam_.default", (*([X.clone(), X[0].clone()] for _ in range(4)), CLOCKS, *RATES_OF_ADAM), {}),
+        ("clip_grad_norm_.default", ([X.clone(), X.clone().double()], 0.1, False, torch.empty(())), {}),
         ("ppo_loss.default", (LOGITS, X, X, LOGITS, X, X, LOGITS, *LOSS), {}),
         ("ppo_loss.default", (X, X, X, X, X, X, LOGITS, X, ALLOWED, *LOSS[2:]), {}),
     ]
@@ -112,7 +116,7 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
 def test_every_native_op_has_a_twin_in_this_list() -> None:
     native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
     assert native == {name.split(".")[0] for name, _, _ in calls()}
-    assert len(native) == 26
+    assert len(native) == 28
 
 
 @pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
@@ -140,7 +144,13 @@ def faces() -> dict[str, Callable[..., Any]]:
         memory.write_(actions[:2], 1, 3)
         return memory.read(0, 4) + last[:4]
 
+    def adam(x: Tensor, y: Tensor) -> Tensor:
+        lists = [[x.clone()], [y], [x * 0], [x * 0], [x.new_zeros(())]]
+        ops.adam_(*lists, lr=0.1)
+        return lists[0][0] + lists[4][0]
+
     return {
+        "adam_": adam,
         "puff_advantage": lambda x, y: ops.puff_advantage(x * 2, y, FLAGS, y, 0.9, 0.8) + 1,
         "puff_advantage_out": lambda x, y: ops.puff_advantage(x, y, FLAGS, y, 0.9, 0.8, out=x * 0) + 1,
         "gae": lambda x, y: ops.gae(x, y, FLAGS, last_values=y[:, 0], gamma=0.9, gae_lambda=0.8),

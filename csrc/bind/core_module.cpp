@@ -125,6 +125,8 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_gaussian(m.ptr());
     hotloop::bind_ppo_loss(m.ptr());
     hotloop::bind_importance_ratio(m.ptr());
+    hotloop::bind_clip_grad_norm(m.ptr());
+    hotloop::bind_adam(m.ptr());
   } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
     throw py::import_error(error.what());
   } catch (const hotloop::PythonErrorSet&) {

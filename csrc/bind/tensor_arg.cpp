@@ -128,8 +128,9 @@ std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequen
   std::vector<View> views;
   const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
   views.reserve(static_cast<size_t>(count));
+  std::string name;  // one buffer for all: building each anew would take as long as reading the tensor
   for (Py_ssize_t i = 0; i < count; ++i) {
-    const std::string name = std::string(arg) + "[" + std::to_string(i) + "]";
+    name.assign(arg).append(1, '[').append(std::to_string(i)).append(1, ']');
     views.push_back(read_tensor(op, name.c_str(), PySequence_Fast_GET_ITEM(sequence, i)));
   }
   return views;

@@ -17,7 +17,7 @@ with contextlib.suppress(ImportError):
     import torch as _torch  # noqa: F401
 
 if TYPE_CHECKING:
-    from hotloop import envs, losses, ops, policies
+    from hotloop import envs, losses, ops, optim, policies
     from hotloop.context import ComponentContext, LoopConfig, TrainerState
     from hotloop.experience import Experience
     from hotloop.freed_memory import FreedMemory, keep_freed_memory
@@ -39,7 +39,7 @@ _MODULE_OF = {
     "SegmentSampler": "hotloop.segment_sampler",
     "Stopwatch": "hotloop.stopwatch",
 }
-_SUBMODULES = ("envs", "losses", "ops", "policies")
+_SUBMODULES = ("envs", "losses", "ops", "optim", "policies")
 
 __all__ = [
     "ComponentContext",
@@ -56,6 +56,7 @@ __all__ = [
     "keep_freed_memory",
     "losses",
     "ops",
+    "optim",
     "policies",
 ]
 

@@ -304,6 +304,24 @@ def ppo_loss(
     gradients: Tensor | None,
     /,
 ) -> _Result: ...
+def clip_grad_norm_(
+    gradients: Sequence[Tensor], max_norm: float, error_if_nonfinite: bool, out: Tensor, /
+) -> _Result: ...
+def adam_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    maximize: bool,
+    /,
+) -> _Result: ...
 
 class RowCursors:
     def __init__(self, rows: Tensor, positions: Tensor, segments: int, horizon: int) -> None: ...

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from tensordict import NonTensorData, TensorDictBase
 from torch import Tensor
 
+from hotloop import ops
 from hotloop.context import ComponentContext
 from hotloop.entries import set_entries
 from hotloop.experience import Experience
@@ -139,6 +140,7 @@ class CoreTrainingLoop:
         self._env_index_cache = experience._range_tensor.to(device=self.device, dtype=torch.int64)
         self._update_epochs = 0
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
+        self._grad_norm = torch.zeros((), dtype=torch.float32, device=self.device)
         self._arrivals = Arrivals()
         self._memory: dict[str, Tensor] = {}  # of a minibatch, overwritten by the next one
         self._gradients = GradientAverage(policy)
@@ -308,6 +310,7 @@ class CoreTrainingLoop:
         """One pass over the minibatches; whether a loss asked to stop."""
         stopwatch, optimizer = context.stopwatch, self.optimizer
         count, group = self.experience.num_minibatches, max(1, self.accumulate_minibatches)
+        parameters = list(self.policy.parameters())  # the walk through the modules takes as long as clipping
         advantages = None
         if phase_shared is None:
             with stopwatch("_train.advantage"):
@@ -340,7 +343,7 @@ class CoreTrainingLoop:
                 with stopwatch("_train.optimizer"):
                     self._gradients()
                     limit = max_grad_norm_of(self.losses, max_grad_norm)
-                    torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+                    ops.clip_grad_norm_(parameters, limit, out=self._grad_norm)
                     optimizer.step()
             for loss in self.losses.values():
                 loss.on_mb_end(context, mb_idx)

@@ -3,7 +3,9 @@
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
 
+from hotloop.ops.adam import adam_
 from hotloop.ops.categorical import categorical_evaluate, categorical_sample
+from hotloop.ops.clip_grad_norm import clip_grad_norm_
 from hotloop.ops.delta_lambda import delta_lambda
 from hotloop.ops.discounted_return import discounted_return
 from hotloop.ops.gae import gae
@@ -35,8 +37,10 @@ __all__ = [
     "RowCursors",
     "StagePlan",
     "StorePlan",
+    "adam_",
     "categorical_evaluate",
     "categorical_sample",
+    "clip_grad_norm_",
     "delta_lambda",
     "discounted_return",
     "gae",

@@ -31,6 +31,7 @@ from hotloop.ops.reference.movement import (
     store_,
     store_plan,
 )
+from hotloop.ops.reference.optimizer import adam_, clip_grad_norm_
 from hotloop.ops.reference.ppo_loss import importance_ratio, ppo_loss
 from hotloop.ops.reference.sampling import (
     PRIORITY_FLOOR,
@@ -58,8 +59,10 @@ __all__ = [
     "STREAM_REPLACEMENT",
     "LastActions",
     "RowCursors",
+    "adam_",
     "categorical_evaluate",
     "categorical_sample",
+    "clip_grad_norm_",
     "delta_lambda",
     "discounted_return",
     "gae",
