@@ -86,7 +86,7 @@ class DirectActing:
             source = {key: constants[key] for key in keys if key in constants}
             self._sources[window.start, window.stop] = source
         with torch.inference_mode() if policy.acts_in_inference_mode else torch.no_grad():
-            value, actions, log_prob, _ = policy.act(step.observations)
+            value, actions, log_prob, _ = policy.act(step.observations, all_choices=False)
         source["env_obs"], source["rewards"] = step.observations, step.rewards
         source["dones"], source["truncateds"] = step.terminals, step.truncations
         source["values"], source["actions"], source["act_log_prob"] = value, actions, log_prob

@@ -134,6 +134,8 @@ class GymnasiumEnvironment:
             self._terminals = np.zeros(n, dtype=np.bool_)
             self._truncations = np.zeros(n, dtype=np.bool_)
             self._mask = np.ones(n, dtype=np.bool_)
+            self._num_steps = n
+            self._dones = np.zeros(n, dtype=np.bool_)
             self._tensors = tuple(
                 torch.from_numpy(buffer)
                 for buffer in (
@@ -202,6 +204,7 @@ class GymnasiumEnvironment:
         self._terminals[:] = False
         self._truncations[:] = False
         self._mask[:] = True
+        self._num_steps = len(self._mask)
         self._statistics.reset()
         self._infos: list[dict[str, Any]] = []
         self._final_ids: Tensor | None = None
@@ -226,7 +229,7 @@ class GymnasiumEnvironment:
             self._infos,
             slice(0, n),
             mask,
-            int(np.count_nonzero(self._mask)),
+            self._num_steps,
         )
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
@@ -260,17 +263,19 @@ class GymnasiumEnvironment:
     def _step(self, actions: npt.NDArray[Any]) -> None:
         result = self._env.step_wait() if self._is_async else self._env.step(actions)
         observations, rewards, terminals, truncations, infos = result
-        np.copyto(self._observations, np.asarray(observations))
+        self._observations[...] = observations
         rewards = np.asarray(rewards)
-        self._rewards[:] = rewards
-        self._terminals[:] = terminals
-        self._truncations[:] = truncations
-        dones = self._terminals | self._truncations
+        self._rewards[...] = rewards
+        self._terminals[...] = terminals
+        self._truncations[...] = truncations
+        dones = np.logical_or(self._terminals, self._truncations, out=self._dones)
         # The mask still is that of the rows the actions were sent from: False where this step only reset.
-        self._infos = self._statistics.update(rewards, dones, self._mask)
         if self._autoreset == "next_step":
+            self._infos = self._statistics.update(rewards, dones, self._mask)
             np.logical_not(dones, out=self._mask)
+            self._num_steps = int(np.count_nonzero(self._mask))
         else:
+            self._infos = self._statistics.update(rewards, dones)
             self._keep_final(infos)
 
     def _keep_final(self, infos: Mapping[str, Any]) -> None:
@@ -344,6 +349,7 @@ class GymnasiumEnvironment:
         self._pending = snapshot.unpack(state["pending"])
         for tensor, saved in zip(self._tensors, state["step"], strict=True):
             tensor.copy_(saved)
+        self._num_steps = int(np.count_nonzero(self._mask))
         self._infos = [dict(info) for info in state["infos"]]
         self._final_ids = None
         if state["final"] is not None:

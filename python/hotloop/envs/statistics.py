@@ -34,21 +34,25 @@ class EpisodeStatistics:
         self,
         rewards: npt.NDArray[Any],
         dones: npt.NDArray[np.bool_],
-        counts: npt.NDArray[np.bool_],
+        counts: npt.NDArray[np.bool_] | None = None,
     ) -> list[dict[str, Any]]:
         """Adds one step and returns the episodes that it ended.
 
         Args:
             rewards: [n], any real dtype: outcome of the step.
             dones: bool [n], terminated or truncated by the step.
-            counts: bool [n], False where the step was a reset and took no action.
+            counts: bool [n], False where the step was a reset and took no action; None where all took one.
 
         Returns:
             One ``{"episode_return": float, "episode_length": int, "agent_id": int}`` per finished episode, by
             agent.
         """
-        np.add(self.returns, rewards, out=self.returns, where=counts)
-        self.lengths += counts
+        if counts is None:
+            self.returns += rewards
+            self.lengths += 1
+        else:
+            np.add(self.returns, rewards, out=self.returns, where=counts)
+            self.lengths += counts
         if not dones.any():
             return []
         agents = np.flatnonzero(dones)

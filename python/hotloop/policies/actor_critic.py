@@ -75,11 +75,12 @@ class ActorCriticPolicy(nn.Module, ABC):
         set_entries(td, {"values": value, "act_log_prob": log_prob, "entropy": entropy})
         return td
 
-    def act(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Values ``[n]``, actions, log probabilities ``[n]``, and those of all choices where the head gives
-        them, of observations ``[n, *obs_shape]``: what `forward` writes when it acts."""
+    def act(self, obs: Tensor, *, all_choices: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Values ``[n]``, actions, log probabilities ``[n]``, and those of all choices (where the head has
+        them, and `all_choices` wants them), of observations ``[n, *obs_shape]``: what `forward` writes when
+        it acts."""
         logits, value = self._logits_and_value(obs)
-        actions, log_prob, full = self.head.sample(logits)
+        actions, log_prob, full = self.head.sample(logits, all_choices=all_choices)
         return value, actions, log_prob, full
 
     def _logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:

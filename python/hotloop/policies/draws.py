@@ -17,7 +17,7 @@ _CALL_BITS = 8  # of the number of a draw: which draw it is of one forward pass
 _ASIDE = 1 << 62
 
 # By what the head needs: new tensors at every step cost more than the draw.
-DrawMemory = dict[Any, tuple[Tensor, ...]]
+DrawMemory = dict[Any, tuple[Tensor, Tensor, Tensor | None]]
 
 _current: ContextVar[AgentDraws | None] = ContextVar("hotloop_agent_draws", default=None)
 

@@ -64,7 +64,7 @@ class CategoricalHead(nn.Module):
             logits = logits.index_select(-1, self._columns).masked_fill(self._padding, -math.inf)
         return torch.log_softmax(logits.reshape(-1, len(self.spec.nvec), self._widest), dim=-1)
 
-    def sample(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def sample(self, logits: Tensor, *, all_choices: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw actions.
 
         Returns actions (int32, ``[n]`` for discrete and ``[n, k]`` for multidiscrete), their log probability
@@ -72,7 +72,7 @@ class CategoricalHead(nn.Module):
         multidiscrete).
         """
         if takes_native_road(logits):
-            return self._sample_natively(logits)
+            return self._sample_natively(logits, all_choices)
         log_probs = self._log_probs(logits)
         probs = log_probs.exp()
         # Exponential race: argmax of p / Exp(1) is distributed as p. Unlike torch.multinomial it never checks
@@ -85,7 +85,7 @@ class CategoricalHead(nn.Module):
             return actions.squeeze(-1), log_prob, log_probs.squeeze(-2)
         return actions, log_prob, None
 
-    def _sample_natively(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _sample_natively(self, logits: Tensor, all_choices: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         if logits.requires_grad:
             if torch.is_grad_enabled():
                 return self._sample_differentiably(logits)
@@ -96,7 +96,8 @@ class CategoricalHead(nn.Module):
             outputs = self._new_outputs(logits)
             if key.memory is not None:
                 key.memory[logits.dtype, logits.shape] = outputs
-        log_prob, entropy, *full = outputs
+        log_prob, entropy, full = outputs
+        full = full if all_choices else None
         # Actions are always new: an environment may keep them.
         actions = logits.new_empty(self._actions_shape(len(logits)), dtype=torch.int32)
         ops.categorical_sample(
@@ -106,17 +107,17 @@ class CategoricalHead(nn.Module):
             first_row=key.first_row,
             nvec=self._nvec,
             out=(actions, log_prob, entropy),
-            log_probs=full[0] if full else None,
+            log_probs=full,
         )
-        return actions, log_prob, full[0] if full else None
+        return actions, log_prob, full
 
-    def _new_outputs(self, logits: Tensor) -> tuple[Tensor, ...]:
+    def _new_outputs(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Log probability and entropy `[n]`, and the log probabilities of a single component's choices."""
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
         with torch.inference_mode(False):
             log_prob, entropy = torch.empty(2, len(logits), dtype=wide).unbind()
             if self._nvec is not None:
-                return log_prob, entropy
+                return log_prob, entropy, None
             return log_prob, entropy, torch.empty(logits.shape, dtype=wide)
 
     def _sample_differentiably(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -159,7 +160,7 @@ class GaussianHead(nn.Module):
             raise ValueError(f"GaussianHead: spec must be continuous, got {spec.kind}")
         self.spec = spec
 
-    def sample(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def sample(self, logits: Tensor, *, all_choices: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw float32 actions ``[n, k]``; returns them, their log density ``[n]`` and None."""
         if takes_native_road(logits):
             return self._sample_natively(*logits.chunk(2, dim=-1))
