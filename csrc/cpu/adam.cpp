@@ -7,14 +7,27 @@ namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 namespace {
 
+// Elements that are fetched while as many are computed: with four arrays that come from memory and a root and a
+// quotient for each number, the processor looks too short a way ahead by itself.
+constexpr int64_t kAhead = 256;
 constexpr int64_t kScratch = 512;  // elements of a run that is not contiguous, at a time
 
 template <bool kL2, class T>
 void update(const AdamRates<T>& rates, int64_t count, T* __restrict p, const T* __restrict g, T* __restrict m,
             T* __restrict v) {
   const AdamRates<T> r = rates;  // a copy, which no write below can change
-  HL_INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) adam_update<kL2>(r, g[i], p + i, m + i, v + i);
+  for (int64_t start = 0; start < count; start += kAhead) {
+    const int64_t end = start + kAhead < count ? start + kAhead : count;
+    const int64_t fetched = end + kAhead < count ? end + kAhead : count;
+    for (int64_t i = end; i < fetched; i += 64 / static_cast<int64_t>(sizeof(T))) {
+      __builtin_prefetch(p + i, 1);
+      __builtin_prefetch(g + i, 0);
+      __builtin_prefetch(m + i, 1);
+      __builtin_prefetch(v + i, 1);
+    }
+    HL_INDEPENDENT
+    for (int64_t i = start; i < end; ++i) adam_update<kL2>(r, g[i], p + i, m + i, v + i);
+  }
 }
 
 template <class T>
