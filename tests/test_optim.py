@@ -316,3 +316,24 @@ def test_versions_advance_and_a_graph_notices() -> None:
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_a_large_group_is_torchs_fused_step_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("the native step must not take this group")
+
+    monkeypatch.setattr(ops, "adam_", forbidden)
+    monkeypatch.setattr("hotloop.optim._LARGE", 100)
+    weights = [torch.randn(60, 2), torch.randn(3)]
+    results = []
+    for kind, options in ((optim.Adam, {}), (torch.optim.Adam, {"fused": True})):
+        params = [nn.Parameter(weight.clone()) for weight in weights]
+        optimizer: torch.optim.Optimizer = kind(params, lr=1e-2, **options)  # type: ignore[arg-type]
+        for step in range(3):
+            for param in params:
+                param.grad = torch.full_like(param, 0.1 * (step + 1))
+            optimizer.step()
+        results.append((params, optimizer.state_dict()["state"]))
+    for ours, theirs in zip(results[0][0], results[1][0], strict=True):
+        assert torch.equal(ours, theirs)
+    assert results[0][1][0]["step"].item() == 3

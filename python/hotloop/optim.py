@@ -8,7 +8,9 @@ is one call of `hotloop.ops.adam_` for each group. A group is stepped natively w
 * it has none of `amsgrad`, `capturable`, `differentiable`, `foreach=True`, `fused=False`;
 
 other groups, steps with a `GradScaler` and steps under `torch.compile` are torch's own, whose implementation
-these options choose as ever. So `fused=True` means: native on the CPU, torch's fused kernel on a GPU.
+these options choose as ever. So `fused=True` means: native on the CPU, torch's fused kernel on a GPU. A group
+that the native step could take but that has more than a million numbers is stepped by torch's fused kernel:
+where all comes from memory that is the faster one.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ _Step = TypeVar("_Step", bound=Callable[..., Any])
 _torch_step: Callable[..., Any] = torch.optim.Adam.step
 if getattr(_torch_step, "hooked", False):
     _torch_step = _torch_step.__wrapped__  # type: ignore[attr-defined]
+
+
+# Numbers of a group from which on torch's fused kernel is not slower: overhead no longer counts.
+_LARGE = 1 << 20
 
 
 class _Group(NamedTuple):
@@ -96,17 +102,19 @@ def _native(group: dict[str, Any]) -> bool:
     )
 
 
-def _step_group(optimizer: Any, index: int, group: dict[str, Any]) -> bool:
-    """Whether the group was stepped."""
+def _step_group(optimizer: Any, index: int, group: dict[str, Any]) -> dict[str, Any] | None:
+    """Steps the group natively, or returns what torch should step instead."""
     if not _native(group):
-        return False
+        return group
     params: list[Tensor] = group["params"]
+    if sum(map(torch.numel, params)) > _LARGE:
+        return {**group, "fused": True} if all(map(_is_plain, params)) else group
     grads = [grad for each in params if (grad := each.grad) is not None]
     known: _Known = optimizer._known
     states = known.states(index, group, grads)
     if states is None:
         if not all(map(_is_plain, params)):
-            return False
+            return group
         # the first time this makes the states, as torch does, so that each can load what the other saved
         optimizer._init_group(group, [], [], [], [], [], [])
         known.refresh(optimizer)
@@ -129,7 +137,7 @@ def _step_group(optimizer: Any, index: int, group: dict[str, Any]) -> bool:
         decoupled=group["decoupled_weight_decay"],
         maximize=group["maximize"],
     )
-    return True
+    return None
 
 
 def _run(optimizer: Any, closure: _Closure | None) -> Any:
@@ -143,14 +151,14 @@ def _run(optimizer: Any, closure: _Closure | None) -> Any:
             loss = closure()
     left = []
     recording = torch.is_grad_enabled()
-    torch._C._set_grad_enabled(
-        False
-    )  # torch.no_grad() would take a quarter of the step after a backward pass
+    # torch.no_grad() would take a quarter of the step after a backward pass.
+    torch._C._set_grad_enabled(False)
     try:
         optimizer._known.refresh(optimizer)
         for index, group in enumerate(optimizer.param_groups):
-            if not _step_group(optimizer, index, group):
-                left.append(group)
+            rest = _step_group(optimizer, index, group)
+            if rest is not None:
+                left.append(rest)
     finally:
         torch._C._set_grad_enabled(recording)
     if left:
