@@ -183,6 +183,10 @@ class Experience:
         """`t_in_row` in host memory."""
         return self._book.cursors.positions
 
+    def column_of(self, agent: int) -> int:
+        """The column that one agent writes next, without reading a tensor."""
+        return self._book.cursors.position(agent)
+
     @property
     def ep_indices(self) -> Tensor:
         """int32 [A], a copy: `row_slot_ids` as older code knows it."""
