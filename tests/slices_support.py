@@ -4,6 +4,7 @@ through."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,15 @@ class PeekingEnv(SlicedEnv):
             yield self.step_of(number)
 
 
+@cache
+def _numbers(t: int, stream: int) -> Tensor:
+    x = torch.sin(torch.arange(8).double() * 12.9898 + t * 78.233 + stream * 37.719) * 43758.5453
+    return (x - x.floor()).float()
+
+
 def noise(agents: Tensor, t: int, stream: int) -> Tensor:
     """A number in [0, 1) for each agent and step."""
-    x = torch.sin(agents.double() * 12.9898 + t * 78.233 + stream * 37.719) * 43758.5453
-    return (x - x.floor()).float()
+    return _numbers(t, stream)[agents]
 
 
 class EpisodicEnv(PeekingEnv):

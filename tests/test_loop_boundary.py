@@ -72,16 +72,18 @@ def test_advantages_are_those_of_the_definition(
 
     def check(shared: TensorDictBase) -> Tensor:
         """Of a minibatch, whose memory is the next one's. Its ratios are 1: nothing is learnt."""
-        expected = lived(setup, env)[shared["indices"][:, 0]]
+        expected = whole[shared["indices"][:, 0]]
         torch.testing.assert_close(shared["advantages_pg"], expected, rtol=1e-5, atol=1e-5)
         minibatches.append(len(expected))
         return shared["policy_td"]["values"].mean()
 
     setup.losses["actor"].loss = check
     for _ in range(3):
-        advantages = train(setup, env)
-        torch.testing.assert_close(advantages, lived(setup, env), rtol=1e-5, atol=1e-5)
-        last.append(advantages[:, -1])
+        setup.loop.rollout_phase(env, setup.context)
+        whole = lived(setup, env)
+        setup.loop.training_phase(setup.context, 1)
+        torch.testing.assert_close(setup.experience.buffer["advantages_full"], whole, rtol=1e-5, atol=1e-5)
+        last.append(whole[:, -1])
     assert minibatches == [segments // 2] * 6
     assert torch.cat(last).count_nonzero() > segments  # most columns are alive
 

@@ -258,7 +258,7 @@ class CoreTrainingLoop:
                 "CoreTrainingLoop.rollout_phase: the rollout was complete before its first step"
             )
         self._truncation.end_rollout()
-        self._boundary.end_rollout(env, context)
+        self._boundary.end_rollout(env, context, self._truncation.add_to)
         context.training_env_id = window
         return RolloutResult(
             raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window, info_steps=info_steps

@@ -14,7 +14,7 @@ last column advantage 0. `RowBoundary` keeps it, one entry a row:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,7 +22,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from hotloop.experience import Experience
-from hotloop.loop_rollout import StepBuilder, Window
+from hotloop.loop_rollout import EnvStep, StepBuilder, Window
 from hotloop.loop_training import AfterRows, arrivals
 from hotloop.loop_truncation import TruncationValues
 
@@ -157,11 +157,17 @@ class RowBoundary:
             self._finished[agents] = self._writing[agents]
             self._waiting[agents] = b"\1" * window.agents
 
-    def end_rollout(self, env: Any, context: ComponentContext) -> None:
+    def end_rollout(
+        self,
+        env: Any,
+        context: ComponentContext,
+        prepare: Callable[[TensorDictBase, EnvStep, Any], None],
+    ) -> None:
         """After the last step: look at the newest step of every slice with rows that still wait.
 
-        Nothing that a rollout without this would do is changed by it: infos and rewards are left to the step
-        that acts, last actions stay, and so does the state of torch's generators.
+        `prepare(td, step, env)` does to a step what the loop does before the policy acts on it. Nothing that
+        a rollout without this would do is changed: infos and rewards are left to the step that acts, last
+        actions stay, and so does the state of torch's generators.
 
         RuntimeError where the environment does not hand out the newest step of a slice.
         """
@@ -186,7 +192,7 @@ class RowBoundary:
             with stopwatch("_rollout.td_prep"):
                 td = self._steps.build(step, context)
             with stopwatch("_rollout.inference"), _untouched_generators(self._experience.device):
-                self._truncation.add_to(td, step, env)
+                prepare(td, step, env)
                 with torch.no_grad():
                     result = self._policy.forward(td)
                 self._keep(td if result is None else result, step.window)
