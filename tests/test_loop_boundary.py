@@ -273,6 +273,20 @@ def test_only_slices_that_still_wait_are_looked_at() -> None:
     assert setup.policy.seen[-1]["training_env_ids"].flatten().tolist() == [0, 1]
 
 
+def test_looking_builds_no_graph() -> None:
+    graphs: list[bool] = []
+
+    class Watching(TinyPolicy):
+        def forward(self, td: TensorDictBase, action: Tensor | None = None) -> TensorDictBase:
+            if action is None:
+                graphs.append(torch.is_grad_enabled())
+            return super().forward(td, action)
+
+    setup = make(8, policy=Watching(), boundary="exact")
+    setup.loop.rollout_phase(EpisodicEnv(HALVES, "same_step"), setup.context)
+    assert set(graphs) == {False}
+
+
 def test_values_written_back_are_seen_across_rows_within_the_rollout() -> None:
     """The next row's first value is the buffer's; what the rollout's end was worth stays."""
     setup = make(8, boundary="exact", truncation="legacy")

@@ -134,6 +134,20 @@ def test_slices_in_any_order_write_rows_of_their_own(segments: int, order: list[
     assert most > segments // 6 or segments == 6  # some agent filled more rows than its share
 
 
+@pytest.mark.parametrize("order", [[0, 0, 1, 1, 1, 1, 0, 0], [0, 1, 0, 1, 1, 1, 0, 0]])
+def test_slices_of_different_sizes_leave_no_row_unfinished(order: list[int]) -> None:
+    """Some rows are written twice here; the rollout ends when all are whole, and of this rollout."""
+    setup = Setup(agents=4, segments=6, horizon=2, spec=STAMPED, minibatches=1)
+    windows = [slice(0, 1), slice(1, 4)]
+    env = EpisodicEnv(windows, "next_step", order)
+    for _ in range(3):
+        clocks = list(env.clocks)
+        setup.loop.rollout_phase(env, setup.context)
+        for first, second in setup.experience.buffer["teacher_actions"].tolist():
+            assert second == first + 1
+            assert first % 1000 >= clocks[0 if first < 1000 else 1]
+
+
 def test_a_slice_that_is_done_is_skipped_and_counted() -> None:
     setup = Setup(agents=4, segments=4, horizon=3, spec=STAMPED, policy=TinyPolicy())
     env = EpisodicEnv(HALVES, "next_step", [0, 0, 0, 0, 0, 1])

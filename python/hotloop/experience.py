@@ -156,7 +156,7 @@ class Experience:
     @property
     def ready_for_training(self) -> bool:
         """Whether a whole rollout is stored."""
-        return self._book.cursors.full_rows >= self.segments
+        return self._book.complete
 
     @property
     def full_rows(self) -> int:
