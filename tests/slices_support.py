@@ -3,7 +3,7 @@ through."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -135,10 +135,16 @@ class EpisodicEnv(PeekingEnv):
         return self.agents[cut], finals
 
     def departure_advantages(
-        self, agent: int, first: int, horizon: int, critic: Tensor, gamma: float, gae_lambda: float
+        self,
+        agent: int,
+        first: int,
+        horizon: int,
+        value: Callable[[Tensor], Tensor],
+        gamma: float,
+        gae_lambda: float,
     ) -> Tensor:
         """GAE `[T]` of an agent's steps `first` ... as the departure-indexed definition has it, from what the
-        environment does alone."""
+        environment does and the `value` `[1]` of observations `[1, ...]` alone."""
         who = torch.tensor([agent])
         times = range(first, first + horizon)
 
@@ -146,7 +152,7 @@ class EpisodicEnv(PeekingEnv):
             return torch.stack([script(who, t + offset) for t in times], dim=1).float()
 
         def values(observations: Any, offset: int) -> Tensor:
-            return torch.stack([observations(who, t + offset) @ critic for t in times], dim=1)
+            return torch.stack([value(observations(who, t + offset)) for t in times], dim=1)
 
         def final(agents: Tensor, t: int) -> Tensor:
             observations = self.plain_observation(agents, t)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.envs import PeeksObservations
+from hotloop.loop_direct import DirectActing
+from hotloop.losses import ppo_losses
 from hotloop.policies import MLPPolicy
 from loop_support import BOOTSTRAPPED, OBS, STORED, Config, RecordingLoss, ScriptedEnv, Setup, TinyPolicy
-from slices_support import EpisodicEnv, PeekingEnv, SlicedEnv
+from slices_support import EpisodicEnv, PeekingEnv, SlicedEnv, noise
 
 GAMMA, LAMBDA = 0.9, 0.8
 SPEC = {**BOOTSTRAPPED, "teacher_actions": ((), torch.int64)}
@@ -55,7 +57,7 @@ def lived(setup: Setup, env: EpisodicEnv) -> Tensor:
         horizon = len(stamps)
         assert stamps.tolist() == [1000 * agent + first + t for t in range(horizon)]
         critic = setup.policy.critic.detach()
-        rows.append(env.departure_advantages(agent, first, horizon, critic, GAMMA, LAMBDA))
+        rows.append(env.departure_advantages(agent, first, horizon, lambda x: x @ critic, GAMMA, LAMBDA))  # noqa: B023
     return torch.stack(rows)
 
 
@@ -126,6 +128,38 @@ def test_rewards_are_centred_beyond_the_last_column_too(enabled: bool) -> None:
     assert len(first["reward_baseline"].unique()) == (4 if enabled else 1)
     # A truncated step also brings the value of its final observation; at gamma 0 that counts nothing.
     torch.testing.assert_close(last, first["rewards"] - first["reward_baseline"] - values)
+
+
+@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
+def test_steps_that_are_stored_without_a_tensordict(autoreset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ordinary policy and losses: only the steps that rows wait for are made TensorDicts of."""
+    acted: list[int] = []
+    act = DirectActing.act
+    monkeypatch.setattr(DirectActing, "act", lambda *args: (acted.append(1), act(*args))[1])
+    policy = sampler()
+    losses = ppo_losses(policy, fused=True)
+    setup = make(8, horizon=6, policy=policy, losses=lambda *_: losses)
+    env = EpisodicEnv(ALL, autoreset)
+    env.teacher = False
+    env.truncation = lambda agents, t: noise(agents, t, 2) > (0.8 if t % 3 == 0 else 2.0)
+    env.terminal = lambda agents, t: noise(agents, t, 2) < (0.2 if t % 3 == 0 else -1.0)
+    for rollout in range(3):
+        setup.loop.rollout_phase(env, setup.context)
+        whole = [
+            env.departure_advantages(
+                row % 4, 12 * rollout + 6 * (row // 4), 6, value_of(policy), GAMMA, LAMBDA
+            )
+            for row in range(8)
+        ]
+        setup.loop.training_phase(setup.context, 1)
+        advantages = setup.experience.buffer["advantages_full"]
+        torch.testing.assert_close(advantages, torch.stack(whole), rtol=1e-5, atol=1e-4)
+    assert acted
+    assert len(acted) < 36 - 2
+
+
+def value_of(policy: MLPPolicy) -> Any:
+    return torch.no_grad()(lambda observations: policy.logits_and_value(observations)[1])
 
 
 class Two(TinyPolicy):
