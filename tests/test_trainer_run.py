@@ -293,3 +293,12 @@ def test_a_trainer_runs_once(tmp_path: Path) -> None:
     trainer.train()
     with pytest.raises(RuntimeError, match="one run"):
         trainer.train()
+
+
+@pytest.mark.parametrize(("boundary", "alive"), [("auto", True), ("exact", True), ("legacy", False)])
+def test_the_last_column_of_a_segment(tmp_path: Path, boundary: str, alive: bool) -> None:
+    rollout = {"horizon": 16, "update_epochs": 1, "boundary": boundary}
+    trainer = Trainer(settings(tmp_path / "run", rollout=rollout))
+    trainer.train()
+    last = trainer.experience.buffer["advantages_full"][:, -1]
+    assert bool(last.count_nonzero()) is alive

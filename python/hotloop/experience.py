@@ -156,7 +156,7 @@ class Experience:
     @property
     def ready_for_training(self) -> bool:
         """Whether a whole rollout is stored."""
-        return self._book.cursors.full_rows >= self.segments
+        return self._book.complete
 
     @property
     def full_rows(self) -> int:
@@ -182,6 +182,10 @@ class Experience:
     def t_in_row_cpu(self) -> Tensor:
         """`t_in_row` in host memory."""
         return self._book.cursors.positions
+
+    def column_of(self, agent: int) -> int:
+        """The column that one agent writes next, without reading a tensor."""
+        return self._book.cursors.position(agent)
 
     @property
     def ep_indices(self) -> Tensor:

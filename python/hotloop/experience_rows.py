@@ -78,7 +78,8 @@ class RowBook:
     `rows` and `positions`: int64 [A] on `device`, live. Rows are handed out in order, so what has been
     handed out so far is the A rows of the start plus those given for finished ones. Once that is S, a slice
     that finishes a row gets none that this rollout still needs (an asynchronous environment served it more
-    often than others): it is done.
+    often than others): it is done. A slice that gets the last rows and needs more goes on in rows 0, 1, ...,
+    which the rollout then has to wait for once more.
     """
 
     def __init__(self, total_agents: int, segments: int, horizon: int, device: torch.device) -> None:
@@ -91,6 +92,7 @@ class RowBook:
         self.positions: Tensor = self.cursors.positions.to(device)
         self.stored_steps = 0
         self.skipped_steps = 0
+        self._needed = segments  # rows to finish, those that are written twice counted twice
         self._bounds: dict[tuple[object, object, object], tuple[int, int]] = {}
         self._views: dict[tuple[int, int], RowViews] = {}
         self._done = bytearray(total_agents)  # agents whose slice is done with this rollout
@@ -104,9 +106,15 @@ class RowBook:
             self.rows.copy_(self.cursors.rows)
             self.positions.zero_()
         self.stored_steps = self.skipped_steps = 0
+        self._needed = self.segments
         self._done = bytearray(self.total_agents)
         self._finished = bytearray(self.total_agents)
         self._wrapped.clear()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row is finished."""
+        return self.cursors.full_rows >= self._needed
 
     def bounds(self, env_id: object, where: str) -> tuple[int, int]:
         """`slice_bounds`, remembered."""
@@ -128,7 +136,7 @@ class RowBook:
     def begin_store(self, start: int, stop: int) -> int | None:
         """The column that the slice writes now; None when it is done with this rollout."""
         cursors = self.cursors.native
-        if cursors.full_rows >= self.segments:
+        if cursors.full_rows >= self._needed:
             raise RuntimeError(
                 f"Experience.store: the rollout is complete (all {self.segments} rows are full); call "
                 "reset_for_rollout first"
@@ -167,12 +175,13 @@ class RowBook:
                 self._done[start:stop] = b"\1" * count
             elif handed_out > self.segments:
                 self._wrapped[start] = handed_out - self.segments
+                self._needed = handed_out
 
     def _check_wrap(self, start: int, stop: int, count: int) -> None:
         """Rows 0 .. count-1 are written a second time: fine if their first owners are past them."""
         if not all(self._finished[:count]):
             raise RuntimeError(
                 f"Experience.store: the agents [{start}, {stop}) would overwrite rows that slower agents "
-                f"have not finished. Where slices run at different speeds, segments must be a multiple of "
-                f"total_agents ({self.total_agents}), got {self.segments}: change batch_size"
+                f"have not finished. Where slices run at different speeds they must be of equal size, and "
+                f"segments a multiple of total_agents ({self.total_agents}), got {self.segments}"
             )

@@ -19,9 +19,11 @@ from hotloop.context import ComponentContext
 from hotloop.entries import set_entries
 from hotloop.experience import Experience
 from hotloop.gradients import GradientAverage
+from hotloop.loop_boundary import BoundaryMode, RowBoundary
 from hotloop.loop_direct import DirectActing
 from hotloop.loop_rollout import StepBuilder, checked_actions
 from hotloop.loop_training import (
+    AfterRows,
     Arrivals,
     add_unused_outputs,
     forward_policy_for_training,
@@ -88,6 +90,10 @@ class CoreTrainingLoop:
         ``"bootstrap"``: the value of an episode's final observation stands for what a time limit cut off.
         ``"legacy"``: truncation flags are ignored, as in Metta. ``"auto"``: bootstrap where the buffer holds
         ``truncation_values`` and the environment says how it resets. See `hotloop.loop_truncation`.
+    boundary
+        ``"exact"``: the last column of a row is computed like every other, with what arrived after it.
+        ``"legacy"``: it has advantage 0, as in PufferLib and Metta. ``"auto"``: exact where the environment
+        has `peek_observations` and ``sampling="loop"``. See `hotloop.loop_boundary`.
     reset_last_actions
         Show zeros as the last action after an episode's end.
 
@@ -107,6 +113,7 @@ class CoreTrainingLoop:
         accumulation: Accumulation = "mean",
         seed: int | None = None,
         truncation: TruncationMode = "auto",
+        boundary: BoundaryMode = "auto",
         reset_last_actions: bool = False,
     ) -> None:
         _check_choice("sampling", sampling, ("loop", "losses"))
@@ -131,6 +138,14 @@ class CoreTrainingLoop:
             all_valid=truncation == "legacy",
         )
         self._truncation = TruncationValues(experience, policy, self._steps, truncation)
+        self._boundary = RowBoundary(
+            experience,
+            policy,
+            self._steps,
+            self._truncation,
+            boundary,
+            loop_samples=sampling == "loop",
+        )
         if sampling == "loop" and "values" in experience.buffer:
             missing = [key for key in ("rewards", "dones") if key not in experience.buffer]
             if missing:
@@ -193,6 +208,7 @@ class CoreTrainingLoop:
         experience, steps, losses = self.experience, self._steps, list(self.losses.values())
         steps.begin_rollout(env, context)
         self._truncation.begin_rollout(env)
+        self._boundary.begin_rollout(env)
         experience.reset_for_rollout()
         for loss in losses:
             loss.on_rollout_start(context)
@@ -209,7 +225,9 @@ class CoreTrainingLoop:
             window = step.window.window
             stored = experience.stored_steps
             context.training_env_id = window
-            if direct is not None and direct.accepts(step) and not self._truncation.asks_for_values(step):
+            td: TensorDictBase | None = None
+            asked = self._boundary.before_step(step.window) or self._truncation.asks_for_values(step)
+            if direct is not None and not asked and direct.accepts(step):
                 with stopwatch("_rollout.inference"):
                     draws.act(window.start, window.stop)
                     actions, rewards = direct.act(step, context), step.rewards
@@ -225,6 +243,7 @@ class CoreTrainingLoop:
                     draws.set_aside()
                 actions, rewards = checked_actions(td, step.window.agents, steps.action_width), td["rewards"]
                 steps.remember(td, actions, step.window)
+            self._boundary.after_step(td, step.window, experience.stored_steps > stored)
             steps.track_rewards(rewards, step.window, context)
             with stopwatch("_rollout.send"):
                 env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
@@ -239,6 +258,7 @@ class CoreTrainingLoop:
                 "CoreTrainingLoop.rollout_phase: the rollout was complete before its first step"
             )
         self._truncation.end_rollout()
+        self._boundary.end_rollout(env, context, self._truncation.add_to)
         context.training_env_id = window
         return RolloutResult(
             raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window, info_steps=info_steps
@@ -311,12 +331,12 @@ class CoreTrainingLoop:
         stopwatch, optimizer = context.stopwatch, self.optimizer
         count, group = self.experience.num_minibatches, max(1, self.accumulate_minibatches)
         parameters = list(self.policy.parameters())  # the walk through the modules takes as long as clipping
-        advantages = None
+        advantages = after = None
         if phase_shared is None:
+            config, bootstraps = context.config.advantage, self._truncation.bootstraps
             with stopwatch("_train.advantage"):
-                advantages = self._arrivals.compute(
-                    self.experience.buffer, context.config.advantage, self._truncation.bootstraps
-                )
+                after = self._boundary.after(config, bootstraps)
+                advantages = self._arrivals.compute(self.experience.buffer, config, bootstraps, after)
             self.experience.buffer["advantages_full"] = advantages
         for mb_idx in range(count):
             if mb_idx % group == 0:
@@ -325,7 +345,7 @@ class CoreTrainingLoop:
                 assert phase_shared is not None
                 total, phase_shared, stop = self._losses_minibatch(phase_shared, context, mb_idx)
             else:
-                total, stop = self._loop_minibatch(advantages, context, mb_idx)
+                total, stop = self._loop_minibatch(advantages, context, mb_idx, after)
             if ranks.any_rank(stop):
                 if mb_idx % group:
                     optimizer.zero_grad(set_to_none=True)
@@ -350,7 +370,11 @@ class CoreTrainingLoop:
         return False
 
     def _loop_minibatch(
-        self, advantages: Tensor, context: ComponentContext, mb_idx: int
+        self,
+        advantages: Tensor,
+        context: ComponentContext,
+        mb_idx: int,
+        after: AfterRows | None = None,
     ) -> tuple[Tensor, bool]:
         """Draw a minibatch, run the policy on it, and sum up the losses."""
         config, stopwatch = context.config, context.stopwatch
@@ -384,6 +408,7 @@ class CoreTrainingLoop:
                 config.advantage,
                 self._memory,
                 delta_lambda=uses_delta_lambda(self.losses, context),
+                after=after,
             )
             set_entries(shared, {"advantages_pg": advantages_pg})
         with stopwatch("_train.losses"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
@@ -20,14 +20,25 @@ if TYPE_CHECKING:
     from hotloop.policies import Policy
 
 
+class AfterRows(NamedTuple):
+    """What arrived after the last step of k rows, as the advantage recursion sees it: `[k]` each."""
+
+    values: Tensor
+    rewards: Tensor
+    cuts: Tensor
+
+    def rows(self, indices: Tensor) -> AfterRows:
+        """That of the rows `indices`."""
+        if indices.device.type == "cpu":
+            return AfterRows(*ops.gather(self, indices))
+        return AfterRows(*(column.index_select(0, indices) for column in self))
+
+
 class Arrivals:
     """What the advantage recursion sees of a rollout, `[S, T]` each, in memory that is reused.
 
-    `rewards`: relative to `reward_baseline` where that is stored. `cuts`: 1 where the trace ends. Both are
-    arrival-indexed. With `bootstrap`, a truncated step brings the discounted value of the observation at
-    which the episode was cut, and cuts the trace like a terminated one: ``r + gamma * truncation_values``.
-    Without, only `dones` cut and truncation is ignored. `importance`: 1, and 0 on invalid steps, which makes
-    their advantage 0 and stops the trace there. `advantages`: of the whole buffer.
+    `rewards` and `cuts`: see `arrivals`. `importance`: 1, and 0 on invalid steps, which makes their advantage
+    0 and stops the trace there. `advantages`: of the whole buffer.
     """
 
     def __init__(self) -> None:
@@ -38,25 +49,16 @@ class Arrivals:
         """`rewards` and `cuts`, of which each minibatch needs its rows; none where there are no values."""
         return [self._memory[name] for name in ("rewards", "cuts") if name in self._memory]
 
-    def compute(self, buffer: TensorDictBase, config: Any, bootstrap: bool) -> Tensor:
+    def compute(
+        self, buffer: TensorDictBase, config: Any, bootstrap: bool, after: AfterRows | None = None
+    ) -> Tensor:
         """Read the buffer and return its advantages `[S, T]` with importance 1; zeros where it holds no
-        `values`. `config` is an `AdvantageConfig`."""
+        `values`, and in the last column without `after`. `config` is an `AdvantageConfig`."""
         values = _values(buffer)
         if values is None:
             self._memory.pop("rewards", None)
             return self._take("advantages", buffer, torch.float32).zero_()
-        dtype = buffer["rewards"].dtype
-        rewards = self._take("rewards", buffer, dtype).copy_(buffer["rewards"])
-        cuts = self._take("cuts", buffer, dtype).copy_(buffer["dones"])
-        baseline = buffer.get("reward_baseline", None)
-        if baseline is not None:
-            rewards.sub_(baseline)
-        if bootstrap:
-            truncateds = self._take("truncateds", buffer, dtype).copy_(buffer["truncateds"])
-            ends = torch.mul(buffer["truncation_values"], truncateds, out=self._take("ends", buffer, dtype))
-            ends.addcmul_(ends, cuts, value=-1.0)  # what terminated has no future
-            rewards.add_(ends, alpha=float(config.gamma))
-            torch.maximum(cuts, truncateds, out=cuts)
+        rewards, cuts = arrivals(buffer, config, bootstrap, self._memory)
         valid = buffer.get("valid", None)
         importance = self._take("importance", buffer, values.dtype)
         if valid is None:
@@ -64,10 +66,39 @@ class Arrivals:
         else:
             importance.copy_(valid)
         out = self._take("advantages", buffer, values.dtype)
-        return _puff(values, rewards, cuts, importance, config, out)
+        return _puff(values, rewards, cuts, importance, config, out, after)
 
     def _take(self, name: str, buffer: TensorDictBase, dtype: torch.dtype) -> Tensor:
         return kept(self._memory, name, buffer.batch_size, dtype, buffer.device)
+
+
+def arrivals(
+    data: TensorDictBase, config: Any, bootstrap: bool, memory: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Rewards and cuts that the recursion sees, arrival-indexed, of the size of `data` and in `memory`.
+
+    Rewards are relative to `reward_baseline` where that is stored; cuts are 1 where the trace ends. With
+    `bootstrap`, a truncated step brings the discounted value of the observation at which the episode was cut,
+    and cuts the trace like a terminated one: ``r + gamma * truncation_values``. Without, only `dones` cut and
+    truncation is ignored.
+    """
+    dtype = data["rewards"].dtype
+
+    def take(name: str) -> Tensor:
+        return kept(memory, name, data.batch_size, dtype, data.device)
+
+    rewards = take("rewards").copy_(data["rewards"])
+    cuts = take("cuts").copy_(data["dones"])
+    baseline = data.get("reward_baseline", None)
+    if baseline is not None:
+        rewards.sub_(baseline)
+    if bootstrap:
+        truncateds = take("truncateds").copy_(data["truncateds"])
+        ends = torch.mul(data["truncation_values"], truncateds, out=take("ends"))
+        ends.addcmul_(ends, cuts, value=-1.0)  # what terminated has no future
+        rewards.add_(ends, alpha=float(config.gamma))
+        torch.maximum(cuts, truncateds, out=cuts)
+    return rewards, cuts
 
 
 def kept(
@@ -92,16 +123,20 @@ def policy_gradient_advantages(
     memory: dict[str, Tensor],
     *,
     delta_lambda: bool,
+    after: AfterRows | None = None,
 ) -> Tensor:
     """Advantages `[B, T]` for the policy gradient.
 
-    `columns` are the minibatch's rows of `Arrivals.columns`. The advantages are corrected by the importance
-    ratios of the minibatch (V-trace, Espeholt et al. 2018, with the stored values); with `delta_lambda` they
-    come instead from the recursion over the new values, through which the critic differentiates; without
-    stored values they are those of the whole buffer. What is not differentiated lies in `memory`.
+    `columns` are the minibatch's rows of `Arrivals.columns`, `after` is that of the whole buffer. The
+    advantages are corrected by the importance ratios of the minibatch (V-trace, Espeholt et al. 2018, with
+    the stored values); with `delta_lambda` they come instead from the recursion over the new values, through
+    which the critic differentiates; without stored values they are those of the whole buffer. What is not
+    differentiated lies in `memory`.
     """
     minibatch = shared["sampled_mb"]
     values = _values(minibatch)
+    if after is not None and values is not None:
+        after = after.rows(shared["indices"][:, 0])
     if delta_lambda:
         if values is None:
             raise ValueError("CoreTrainingLoop: critic_update 'gtd_lambda' needs 'values' in the experience")
@@ -114,6 +149,7 @@ def policy_gradient_advantages(
             float(config.gamma),
             float(config.gae_lambda),
             minibatch.get("valid", None),
+            after,
         )
     if values is None:
         advantages: Tensor = shared["advantages"]
@@ -121,7 +157,7 @@ def policy_gradient_advantages(
     importance = _importance(shared, values, memory)
     rewards, cuts = columns
     out = kept(memory, "advantages_pg", values.shape, values.dtype, values.device)
-    return _puff(values, rewards, cuts, importance, config, out)
+    return _puff(values, rewards, cuts, importance, config, out, after)
 
 
 def delta_lambda_advantages(
@@ -131,12 +167,15 @@ def delta_lambda_advantages(
     gamma: float,
     gae_lambda: float,
     valid: Tensor | None = None,
+    after: AfterRows | None = None,
 ) -> Tensor:
     """Arrival-indexed lambda-weighted sums of TD errors `[B, T]`, differentiable in `values`.
 
-    An invalid step has none, and nothing crosses it.
+    An invalid step has none, and nothing crosses it. The value in `after` is a number: it was the rollout's.
     """
-    return ops.delta_lambda(values, rewards, cuts, gamma, gae_lambda, valid=valid)
+    return ops.delta_lambda(
+        values, rewards, cuts, gamma, gae_lambda, **_next_columns(after, values), valid=valid
+    )
 
 
 def forward_policy_for_training(
@@ -260,8 +299,25 @@ def _importance(shared: TensorDictBase, values: Tensor, memory: dict[str, Tensor
     return ratio if valid is None else torch.where(valid.bool(), ratio, 0.0)
 
 
+def _next_columns(after: AfterRows | None, values: Tensor) -> dict[str, Tensor]:
+    """What the ops call what arrived at step T."""
+    if after is None:
+        return {}
+    return {
+        "next_values": after.values.to(values.dtype),
+        "next_rewards": after.rewards,
+        "next_dones": after.cuts,
+    }
+
+
 def _puff(
-    values: Tensor, rewards: Tensor, cuts: Tensor, importance: Tensor, config: Any, out: Tensor
+    values: Tensor,
+    rewards: Tensor,
+    cuts: Tensor,
+    importance: Tensor,
+    config: Any,
+    out: Tensor,
+    after: AfterRows | None,
 ) -> Tensor:
     return ops.puff_advantage(
         values.detach() if values.requires_grad else values,
@@ -272,5 +328,6 @@ def _puff(
         float(config.gae_lambda),
         float(config.vtrace_rho_clip),
         float(config.vtrace_c_clip),
+        **_next_columns(after, values),
         out=out,
     )

@@ -91,6 +91,11 @@ class TruncationValues:
         # Looking at flags on a device would wait for it; NumPy looks faster at a few.
         return not step.truncations.is_cpu or bool(step.truncations.numpy().any())
 
+    @property
+    def final_value_is_own(self) -> bool:
+        """Whether V of a truncated episode's final observation is the value of the flagged step itself."""
+        return self.bootstraps and self._autoreset == "next_step"
+
     def add_to(self, td: TensorDictBase, step: EnvStep, env: Any) -> None:
         """Before the policy acts: put the values of final observations into ``td["truncation_values"]``."""
         if not self.asks_for_values(step):
@@ -139,7 +144,7 @@ class TruncationValues:
 
     def end_rollout(self) -> None:
         """After the last step: under ``next_step`` the values of final observations are in the buffer."""
-        if not self.bootstraps or self._autoreset != "next_step":
+        if not self.final_value_is_own:
             return
         buffer = self._experience.buffer
         values, truncateds = buffer["values"], buffer["truncateds"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hotloop.envs.protocol import (
     AutoresetMode,
     BatchInfo,
+    PeeksObservations,
     ReportsAutoreset,
     SavesState,
     StepBatch,
@@ -23,6 +24,7 @@ __all__ = [
     "BatchInfo",
     "EnvPoolEnvironment",
     "GymnasiumEnvironment",
+    "PeeksObservations",
     "ReportsAutoreset",
     "SavesState",
     "StepBatch",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -125,6 +125,12 @@ class EnvPoolEnvironment:
         Calling it again before ``send_actions`` returns the same step.
         """
         return self._slice("get_observations").newest()
+
+    def peek_observations(self) -> Iterator[StepBatch]:
+        """The newest step of every slice in the order of their turns, waiting for their threads."""
+        self._slice("peek_observations")
+        for each in self._slices[self._turn :] + self._slices[: self._turn]:
+            yield each.newest()
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
         """Sends actions to the slice served last and returns at once; the next slice has its turn.

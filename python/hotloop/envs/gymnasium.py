@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -231,6 +231,10 @@ class GymnasiumEnvironment:
             mask,
             self._num_steps,
         )
+
+    def peek_observations(self) -> Iterator[StepBatch]:
+        """The one step that ``get_observations`` will return."""
+        yield self.get_observations()
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
         """Sends one action per environment: integers [n] or [n, k], or reals [n, k] for a Box space.

@@ -8,7 +8,7 @@ arrival-indexed: the reward and the flags returned together with an observation 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
@@ -102,6 +102,22 @@ class ReportsAutoreset(Protocol):
 
         None when there are none, and always under ``"next_step"``, where the row's own observation is the
         final one.
+        """
+
+
+@runtime_checkable
+class PeeksObservations(Protocol):
+    """An environment that shows what its last actions led to before it is sent others.
+
+    A training loop looks there at the end of a rollout: see `hotloop.CoreTrainingLoop`, ``boundary``.
+    """
+
+    def peek_observations(self) -> Iterator[StepBatch | TeacherStepBatch]:
+        """The newest step of every slice, one after the other, best in the order of their turns.
+
+        Nothing is stepped and no turn is taken: ``get_observations`` returns these very steps afterwards,
+        infos included. Waits for a slice that is stepping. Until the next one is asked for,
+        ``final_observations()`` speaks of the step returned last.
         """
 
 

@@ -90,6 +90,7 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
         optimizer=optimizer,
         device=device,
         context=context,
+        boundary=config.rollout.boundary,
     )
     context.losses = losses
     for loss in losses.values():

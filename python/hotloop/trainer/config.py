@@ -42,6 +42,8 @@ class RolloutConfig(_Section):
     """Agent steps in a minibatch: whole segments, a divisor of batch_size. None: a quarter of it."""
     update_epochs: int = Field(default=4, ge=1)
     """Passes over the batch in an epoch."""
+    boundary: Literal["auto", "exact", "legacy"] = "auto"
+    """Last column of a segment: see hotloop.CoreTrainingLoop. auto is exact with hotloop's environments."""
 
 
 class PolicyConfig(_Section):

@@ -1,0 +1,253 @@
+"""What arrived after the last step of every row, so that no column of a rollout is dead.
+
+Time is arrival-indexed: what the last action of a row led to (reward, flags, the next observation) comes with
+the step after it, which lies in no column of that row. PufferLib's and Metta's buffers lose it and give the
+last column advantage 0. `RowBoundary` keeps it, one entry a row:
+
+- For a row that was finished in the middle of a rollout that step is the next one of the same agents: the
+  first column of the rows that they go on in, or, where the rollout needs no more of them, one that is not
+  stored at all.
+- After the last step of a rollout it is the environment's newest step. It is looked at without acting, and
+  the next rollout starts with the very same step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from hotloop.experience import Experience
+from hotloop.loop_rollout import EnvStep, StepBuilder, Window
+from hotloop.loop_training import AfterRows, arrivals
+from hotloop.loop_truncation import TruncationValues
+
+if TYPE_CHECKING:
+    from hotloop.context import ComponentContext
+    from hotloop.policies import Policy
+
+BoundaryMode = Literal["auto", "exact", "legacy"]
+
+_KEYS = ("values", "rewards", "dones", "reward_baseline", "truncateds", "truncation_values")
+_WHERE = "CoreTrainingLoop.rollout_phase"
+_logger = logging.getLogger(__name__)
+
+
+class RowBoundary:
+    """Keeps what arrived at step T of every row `[S]`, of one rollout.
+
+    ``"exact"`` asks for it, ``"legacy"`` keeps nothing, ``"auto"`` is exact where it can be: the loop
+    computes advantages, and the environment has `peek_observations`. Without that method ``"exact"`` takes
+    an environment of a single slice at its word that `get_observations` may be called twice.
+    """
+
+    def __init__(
+        self,
+        experience: Experience,
+        policy: Policy,
+        steps: StepBuilder,
+        truncation: TruncationValues,
+        mode: BoundaryMode,
+        *,
+        loop_samples: bool,
+    ) -> None:
+        if mode not in ("auto", "exact", "legacy"):
+            raise ValueError(f"CoreTrainingLoop: boundary must be 'auto', 'exact' or 'legacy', got {mode!r}")
+        missing = [key for key in ("values", "rewards", "dones") if key not in experience.buffer]
+        if mode == "exact" and not loop_samples:
+            raise ValueError(
+                "CoreTrainingLoop: boundary='exact' needs sampling='loop': with 'losses' each loss computes "
+                "advantages for itself"
+            )
+        if mode == "exact" and missing:
+            raise ValueError(f"CoreTrainingLoop: for boundary='exact' the experience must hold {missing}")
+        self._experience = experience
+        self._policy = policy
+        self._steps = steps
+        self._truncation = truncation
+        self._mode: BoundaryMode = "legacy" if missing or not loop_samples else mode
+        self._warned = False
+        self._active = False  # in the rollout under way
+        self._complete = False
+        self._peeks = False
+        if self._mode == "legacy":
+            return
+        # One row more than there are: what belongs to none is written there.
+        segments, device = experience.segments, experience.device
+        self._entries = {
+            key: torch.zeros((segments + 1, *leaf.shape[2:]), dtype=leaf.dtype, device=device)
+            for key, leaf in ((key, experience.buffer.get(key, None)) for key in _KEYS)
+            if leaf is not None
+        }
+        self._kept = TensorDict(
+            {key: entry[:segments] for key, entry in self._entries.items()},
+            batch_size=[segments],
+            device=device,
+        )
+        self._memory: dict[str, Tensor] = {}
+        self._owner = torch.full((segments + 1,), -1, device=device)  # the agent that writes a row
+        self._next_row = torch.full((segments + 1,), -1, device=device)  # where its agent went on, or -1
+        agents = experience.total_agents
+        self._writing = torch.full((agents,), segments, device=device)  # the row of each agent
+        self._finished = torch.full(
+            (agents,), segments, device=device
+        )  # the row whose end waits for its step
+        self._waiting = bytearray(agents)  # agents with such a row
+        self._column = 0
+        self._before: Tensor | None = None  # rows of agents that stand at column 0
+
+    def begin_rollout(self, env: Any) -> None:
+        """Forget the last rollout and see whether this environment can be looked at without acting."""
+        self._active = self._complete = False
+        if self._mode == "legacy":
+            return
+        self._peeks = callable(getattr(env, "peek_observations", None))
+        if not self._peeks and self._mode == "auto":
+            if not self._warned:
+                _logger.warning(
+                    "the environment has no peek_observations(), so what the last actions of a rollout led "
+                    "to is not known: the last column of each row has advantage 0 (boundary='legacy' says "
+                    "that this is meant)"
+                )
+            self._warned = True
+            return
+        self._active = True
+        self._owner.fill_(-1)
+        self._next_row.fill_(-1)
+        self._finished.fill_(self._experience.segments)
+        self._waiting = bytearray(self._experience.total_agents)
+
+    def before_step(self, window: Window) -> bool:
+        """Before the losses see a step; whether `after_step` needs its TensorDict.
+
+        ValueError where the end of the rollout could not be looked at.
+        """
+        if not self._active:
+            return False
+        if not self._peeks and window.agents != self._experience.total_agents:
+            raise ValueError(
+                f"{_WHERE}: for boundary='exact' an environment that serves several slices must have "
+                f"peek_observations(), got agents {window.window} of {self._experience.total_agents} from "
+                "one without: pass boundary='auto' or 'legacy'"
+            )
+        # `row_id` is live: a row of one step is left as soon as that is stored.
+        self._column = self._experience.column_of(window.start)
+        self._before = window.row_id.clone() if self._column == 0 else None
+        return self._column == 0 and any(self._waiting[window.window])
+
+    def after_step(self, td: TensorDictBase | None, window: Window, stored: bool) -> None:
+        """After the losses saw a step, with the policy's values in `td`; whether one of them stored it."""
+        if not self._active:
+            return
+        agents = window.window
+        if self._before is not None:
+            if td is not None and any(self._waiting[agents]):
+                rows = self._keep(td, window)
+                if stored:
+                    self._next_row.index_copy_(0, rows, self._before)
+            if stored:
+                self._owner.index_copy_(0, self._before, window.env_ids.squeeze(1))
+                self._next_row.index_fill_(0, self._before, -1)
+                self._writing[agents] = self._before
+        if stored and self._column + 1 == self._experience.bptt_horizon:
+            self._finished[agents] = self._writing[agents]
+            self._waiting[agents] = b"\1" * window.agents
+
+    def end_rollout(
+        self,
+        env: Any,
+        context: ComponentContext,
+        prepare: Callable[[TensorDictBase, EnvStep, Any], None],
+    ) -> None:
+        """After the last step: look at the newest step of every slice with rows that still wait.
+
+        `prepare(td, step, env)` does to a step what the loop does before the policy acts on it. Nothing that
+        a rollout without this would do is changed: infos and rewards are left to the step that acts, last
+        actions stay, and so does the state of torch's generators.
+
+        RuntimeError where the environment does not hand out the newest step of a slice.
+        """
+        if not self._active:
+            return
+        stopwatch = context.stopwatch
+        newest: Iterable[Any] = env.peek_observations() if self._peeks else _fetched_again(env)
+        newest = iter(newest)
+        while any(self._waiting):
+            with stopwatch("_rollout.env_wait"):
+                fetched = next(newest, None)
+            if fetched is None:
+                method = "peek_observations" if self._peeks else "get_observations"
+                agents = [agent for agent, waits in enumerate(self._waiting) if waits]
+                raise RuntimeError(
+                    f"{_WHERE}: {method}() must return the newest step of each slice, got none of the agents "
+                    f"{agents}"
+                )
+            step = self._steps.unpack(fetched)
+            if not any(self._waiting[step.window.window]):
+                continue
+            with stopwatch("_rollout.td_prep"):
+                td = self._steps.build(step, context)
+            with stopwatch("_rollout.inference"), _untouched_generators(self._experience.device):
+                prepare(td, step, env)
+                with torch.no_grad():
+                    result = self._policy.forward(td)
+                self._keep(td if result is None else result, step.window)
+        self._complete = True
+
+    def _keep(self, td: TensorDictBase, window: Window) -> Tensor:
+        """Write what arrived for the agents of a slice to the rows that they finished; the rows written.
+
+        For an agent that finished none, or whose row has been given to another since, it is the entry behind
+        the last.
+        """
+        if "values" not in td:
+            raise ValueError(
+                f"{_WHERE}: for boundary='exact' the policy must write 'values' at every step, got only "
+                f"{sorted(map(str, td.keys()))}"
+            )
+        rows = self._finished[window.window]
+        mine = self._owner.index_select(0, rows) == window.env_ids.squeeze(1)
+        rows = torch.where(mine, rows, self._experience.segments)
+        # Under next_step the flag comes with the final observation itself.
+        own = self._truncation.final_value_is_own
+        for key, entry in self._entries.items():
+            source = td[key]
+            if own and key == "truncation_values":
+                source = td["values"]
+                source = source if source.dim() == 1 else source.mean(dim=-1)
+            source = source.detach().reshape(window.agents, *entry.shape[1:])
+            entry.index_copy_(0, rows, source.to(device=entry.device, dtype=entry.dtype))
+        self._finished[window.window] = self._experience.segments
+        self._waiting[window.window] = bytes(window.agents)
+        return rows
+
+    def after(self, config: Any, bootstrap: bool) -> AfterRows | None:
+        """What arrived after every row `[S]`; None where the last column is to have advantage 0.
+
+        The value of an observation that another row starts with is that row's, as it stands in the buffer
+        now: losses write new values back. Those of the rollout's end remain as they were. The arguments are
+        those of `arrivals`; the next call overwrites what this one returns.
+        """
+        if not self._complete:
+            return None
+        values = self._kept["values"]
+        next_row = self._next_row[:-1]
+        firsts = self._experience.buffer["values"][:, 0].index_select(0, next_row.clamp(min=0))
+        linked = (next_row >= 0).reshape(-1, *[1] * (values.dim() - 1))
+        values = torch.where(linked, firsts, values)
+        rewards, cuts = arrivals(self._kept, config, bootstrap, self._memory)
+        return AfterRows(values if values.dim() == 1 else values.mean(dim=-1), rewards, cuts)
+
+
+def _fetched_again(env: Any) -> Iterable[Any]:
+    """The newest step of an environment that returns the same one until actions are sent."""
+    yield env.get_observations()
+
+
+def _untouched_generators(device: torch.device) -> Any:
+    """Within this context torch's generators are drawn from at will; after it they stand where they stood."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
