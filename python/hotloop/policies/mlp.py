@@ -88,12 +88,21 @@ class MLPPolicy(ActorCriticPolicy):
         return logits, value.squeeze(-1)
 
 
-def _mlp(widths: Sequence[int], *, last_gain: float) -> nn.Sequential:
+def hidden_layers(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers of these widths, each followed by tanh; orthogonal with gain sqrt(2), biases 0."""
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-        last = i == len(widths) - 2
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2.0))
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, nn.Tanh()]
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [output_layer(fan_in, fan_out, math.sqrt(2.0)), nn.Tanh()]
     return nn.Sequential(*layers)
+
+
+def output_layer(fan_in: int, fan_out: int, gain: float) -> nn.Linear:
+    """A linear layer, orthogonal with this gain, biases 0."""
+    linear = nn.Linear(fan_in, fan_out)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _mlp(widths: Sequence[int], *, last_gain: float) -> nn.Sequential:
+    return hidden_layers(widths[:-1]).append(output_layer(widths[-2], widths[-1], last_gain))
