@@ -23,8 +23,8 @@ try:
     from mettagrid.simulator.simulator import Buffers
 except ImportError as error:
     raise ImportError(
-        f"hotloop.envs.MettaGridEnvironment needs mettagrid ({error}): pip install 'hotloop[mettagrid]', which"
-        " has wheels for Python 3.11 and 3.12"
+        f"hotloop.envs.MettaGridEnvironment needs mettagrid ({error}): pip install 'hotloop[mettagrid]'"
+        " (there are wheels for Python 3.11 and 3.12)"
     ) from error
 
 
@@ -155,7 +155,7 @@ class MettaGridEnvironment:
         return "the state of a MettaGrid simulator cannot be read out"
 
     def final_observations(self) -> tuple[Tensor, Tensor] | None:
-        """``(agent_ids int64 [m], observations [m, tokens, 3])`` of the agents that the newest step truncated.
+        """``(agent_ids int64 [m], observations [m, tokens, 3])`` of the agents truncated by the newest step.
 
         None when there are none.
         """
@@ -217,11 +217,11 @@ class MettaGridEnvironment:
         self._infos = self._statistics.update(self._rewards, dones, acted)
         self._keep_final()
         np.logical_not(over, out=self._mask)
-        for arena, ended in enumerate(over.reshape(len(self._simulations), self._agents).all(axis=1)):
-            if ended:
-                self._simulations[arena].close()
-                self._simulations[arena] = self._start(arena)
-                self._mask[self._rows(arena)] = True
+        arenas_over = np.logical_and.reduce(over.reshape(-1, self._agents), axis=1)
+        for arena in np.flatnonzero(arenas_over).tolist():
+            self._simulations[arena].close()
+            self._simulations[arena] = self._start(arena)
+            self._mask[self._rows(arena)] = True
 
     def _keep_final(self) -> None:
         agents = np.flatnonzero(self._truncations)

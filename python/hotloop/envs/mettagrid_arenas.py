@@ -14,8 +14,8 @@ try:
     from mettagrid.config.mettagrid_config import GridObjectConfig, InventoryConfig, MettaGridConfig
 except ImportError as error:
     raise ImportError(
-        f"hotloop.envs.MettaGridEnvironment needs mettagrid ({error}): pip install 'hotloop[mettagrid]', which"
-        " has wheels for Python 3.11 and 3.12"
+        f"hotloop.envs.MettaGridEnvironment needs mettagrid ({error}): pip install 'hotloop[mettagrid]'"
+        " (there are wheels for Python 3.11 and 3.12)"
     ) from error
 
 __all__ = ["ARENAS", "arena_config", "hearts"]
@@ -94,15 +94,19 @@ def arena_config(env_id: Any, changes: Mapping[str, Any]) -> Any:
         if key in changes:
             changes[short] = changes.pop(key)
     for key, value in changes.items():
-        try:
-            config.override(key, value)
-        except (ValueError, AttributeError, TypeError, KeyError) as error:
-            # The package's message begins with the whole configuration.
-            reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
-            raise ValueError(f"{_WHERE}: {key}={value!r} cannot be set: {reason}") from error
+        _override(config, key, value)
     if config.game.obs.token_dim != 3:
         raise ValueError(f"{_WHERE}: game.obs.token_dim must be 3, got {config.game.obs.token_dim}")
     return config
+
+
+def _override(config: Any, key: str, value: Any) -> None:
+    try:
+        config.override(key, value)
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        # The package's message begins with the whole configuration.
+        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
+        raise ValueError(f"{_WHERE}: {key}={value!r} cannot be set: {reason}") from error
 
 
 def _from_file(path: Path) -> Any:
@@ -118,8 +122,8 @@ def _from_function(name: str) -> Any:
     module, colon, function = name.partition(":")
     if not colon:
         raise ValueError(
-            f"{_WHERE}: env_id must be one of {sorted(ARENAS)}, 'module:function', or a YAML or JSON file, got"
-            f" {name!r}"
+            f"{_WHERE}: env_id must be one of {sorted(ARENAS)}, 'module:function', or a YAML or JSON file, "
+            f"got {name!r}"
         )
     try:
         config = getattr(importlib.import_module(module), function)()

@@ -44,8 +44,8 @@ class NatureCNNPolicy(ActorCriticPolicy):
         shape = tuple(obs_shape)
         if len(shape) != 3 or min(shape[1:]) < SMALLEST:
             raise ValueError(
-                f"NatureCNNPolicy: obs_shape must be (channels, height, width) of at least {SMALLEST} x {SMALLEST} "
-                f"pixels, got {shape}"
+                "NatureCNNPolicy: obs_shape must be (channels, height, width) of at least "
+                f"{SMALLEST} x {SMALLEST} pixels, got {shape}"
             )
         super().__init__(action, shape, torch.uint8)
         spec = self.action_spec
@@ -73,8 +73,8 @@ class NatureCNNPolicy(ActorCriticPolicy):
         """
         if not reads_images(observation_space):
             raise TypeError(
-                "NatureCNNPolicy.from_spaces: observation_space must be a Box of uint8 [channels, height, width] "
-                f"of at least {SMALLEST} x {SMALLEST} pixels, got {observation_space}"
+                "NatureCNNPolicy.from_spaces: observation_space must be a Box of uint8 [channels, height, "
+                f"width] of at least {SMALLEST} x {SMALLEST} pixels, got {observation_space}"
             )
         return cls(tuple(observation_space.shape), ActionSpec.from_space(action_space), **options)
 
@@ -93,7 +93,7 @@ def reads_images(observation_space: Any) -> bool:
 
     The channels come first: at most 16 of them, fewer than rows and columns.
     """
-    shape = getattr(observation_space, "shape", None) or ()
+    shape: tuple[int, ...] = tuple(getattr(observation_space, "shape", None) or ())
     return (
         len(shape) == 3
         and shape[0] <= 16

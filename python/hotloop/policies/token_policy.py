@@ -126,5 +126,5 @@ class TokenPolicy(ActorCriticPolicy):
 
 def reads_tokens(observation_space: Any) -> bool:
     """Whether a space holds uint8 ``[tokens, 3]``."""
-    shape = getattr(observation_space, "shape", None) or ()
+    shape: tuple[int, ...] = tuple(getattr(observation_space, "shape", None) or ())
     return len(shape) == 2 and shape[1] == 3 and str(getattr(observation_space, "dtype", "")) == "uint8"

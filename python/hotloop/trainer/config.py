@@ -13,7 +13,6 @@ from hotloop.context import AdvantageConfig, LoopConfig, SamplingConfig
 from hotloop.losses import PPOActorConfig, PPOCriticConfig
 from hotloop.trainer.run_dir import read_yaml_mapping
 
-
 EnvBackend: TypeAlias = Literal["gymnasium", "envpool", "pufferlib", "mettagrid", "atari"]
 
 
@@ -25,13 +24,15 @@ class EnvironmentConfig(_Section):
     """How the environments are made."""
 
     vectorization: Literal["auto", "vector_entry_point", "sync", "async"] = "auto"
-    """auto takes the environment's own vectorised implementation where there is one, else sync. gymnasium, atari."""
+    """auto takes the environment's own vectorised implementation where there is one, else sync. gymnasium and
+    atari only."""
     autoreset: Literal["same_step", "next_step"] | None = None
     """How episodes restart; None leaves it to the vectorisation. gymnasium only."""
     action_bounds: Literal["clip", "scale", "none"] = "clip"
     """What happens to continuous actions outside the space's bounds."""
     slices: int = Field(default=1, ge=1)
-    """Groups that take turns, so that one steps while the policy acts on another. envpool, pufferlib."""
+    """Groups that take turns, so that one steps while the policy acts on another. envpool and
+    pufferlib only."""
     workers: int = Field(default=0, ge=0)
     """Processes of PufferLib; 0 steps in this one. pufferlib only."""
     kwargs: dict[str, bool | int | float | str] | None = None

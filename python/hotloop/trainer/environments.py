@@ -10,7 +10,7 @@ from hotloop.policies.nature_cnn import reads_images
 from hotloop.policies.token_policy import reads_tokens
 from hotloop.trainer.config import EnvBackend, EnvironmentConfig, PolicyConfig, TrainConfig
 
-# Fields of `EnvironmentConfig` that a backend reads. Another one that was set would be ignored, so it is refused.
+# Fields of `EnvironmentConfig` that a backend reads. Others, which would be ignored, are refused when set.
 _READS: dict[EnvBackend, frozenset[str]] = {
     "gymnasium": frozenset({"vectorization", "autoreset", "action_bounds", "kwargs"}),
     "envpool": frozenset({"action_bounds", "slices", "kwargs"}),
@@ -18,7 +18,7 @@ _READS: dict[EnvBackend, frozenset[str]] = {
     "mettagrid": frozenset({"kwargs"}),
     "atari": frozenset({"vectorization", "kwargs"}),
 }
-_POLICIES = {"mlp": MLPPolicy, "token": TokenPolicy, "nature_cnn": NatureCNNPolicy}
+_POLICIES: dict[str, Any] = {"mlp": MLPPolicy, "token": TokenPolicy, "nature_cnn": NatureCNNPolicy}
 
 
 def make_environment(config: TrainConfig, *, seed: int) -> Any:
@@ -33,8 +33,8 @@ def make_environment(config: TrainConfig, *, seed: int) -> Any:
     for name in EnvironmentConfig.model_fields:
         if name not in _READS[backend] and getattr(settings, name) != getattr(untouched, name):
             raise ValueError(
-                f"environment.{name} = {getattr(settings, name)!r} has no meaning for env_backend = {backend!r}:"
-                f" leave it at {getattr(untouched, name)!r}"
+                f"environment.{name} = {getattr(settings, name)!r} has no meaning for env_backend = "
+                f"{backend!r}: leave it at {getattr(untouched, name)!r}"
             )
     try:
         return _MAKERS[backend](config, seed)
