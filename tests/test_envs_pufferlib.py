@@ -109,7 +109,12 @@ def test_slices_may_come_in_any_order() -> None:
     seen = run(env, 4)
     assert [step.window for step in seen] == [slice(2, 4), slice(0, 2), slice(0, 2), slice(4, 6)]
     # Each slice still shows its own newest step: nothing was written over another's.
-    assert [step.observations.tolist()[0] for step in seen] == [[2.0, 0.0], [0.0, 2.0], [0.0, 2.0], [4.0, 3.0]]
+    assert [step.observations.tolist()[0] for step in seen] == [
+        [2.0, 0.0],
+        [0.0, 2.0],
+        [0.0, 2.0],
+        [4.0, 3.0],
+    ]
 
 
 def test_statistics_are_kept_for_every_agent_whatever_the_order() -> None:
@@ -213,7 +218,7 @@ def test_steps_that_are_of_no_slice(step: Any, message: str) -> None:
 
 def test_bad_arguments_and_misuse() -> None:
     script = Script(2, [quiet([0, 1])] * 2)
-    with pytest.raises(TypeError, match="vecenv must have async_reset, send, recv, .*, got int"):
+    with pytest.raises(TypeError, match=r"vecenv must have async_reset, send, recv, .*, got int"):
         PufferEnvironment(3, seed=0)
     with pytest.raises(ValueError, match="autoreset must be 'auto', 'next_step' or 'none', got 'same_step'"):
         PufferEnvironment(script, seed=0, autoreset="same_step")  # type: ignore[arg-type]
@@ -310,7 +315,12 @@ def test_trains(tmp_path: Path) -> None:
     from hotloop.trainer import TrainConfig, Trainer
 
     config = TrainConfig(
-        env_backend="pufferlib", num_envs=16, total_timesteps=40_000, quiet=True, run_dir=tmp_path / "run", seed=1
+        env_backend="pufferlib",
+        num_envs=16,
+        total_timesteps=40_000,
+        quiet=True,
+        run_dir=tmp_path / "run",
+        seed=1,
     )
     Trainer(config).train()
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()

@@ -56,7 +56,7 @@ def test_acts_and_evaluates(action: ActionSpec) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 35, 84), (84, 84), (4, 84, 35)])
 def test_images_that_are_too_small(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="obs_shape must be .* of at least 36 x 36 pixels, got"):
+    with pytest.raises(ValueError, match=r"obs_shape must be .* of at least 36 x 36 pixels, got"):
         NatureCNNPolicy(shape, 4)
 
 

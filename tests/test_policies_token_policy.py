@@ -119,7 +119,7 @@ def test_a_saved_policy_acts_the_same_in_another() -> None:
 
 
 def test_learns_where_something_is() -> None:
-    """Which of four locations holds a tag, among tokens that say nothing: a sum over features alone cannot."""
+    """Which of four locations holds a tag, among tokens that say nothing: no sum over features alone can."""
     torch.manual_seed(0)
     rng = np.random.default_rng(4)
     obs = observation(rng, 512, 16)
