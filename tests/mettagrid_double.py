@@ -55,6 +55,11 @@ class Config:
         return cls(**settings)
 
 
+class Box:
+    def __init__(self, low: float, high: float, shape: tuple[int, ...], dtype: Any) -> None:
+        self.low, self.high, self.shape, self.dtype = low, high, shape, np.dtype(dtype)
+
+
 class _Namespace(SimpleNamespace):
     def model_copy(self, update: dict[str, Any]) -> _Namespace:
         return _Namespace(**{**self.__dict__, **update})
@@ -86,6 +91,7 @@ class Simulation:
     def _show(self) -> None:
         self.buffers.observations[:] = 255
         self.buffers.observations[:, 0] = [self.seed, self.count, 0]
+        self.buffers.observations[:, -1, 2] = self.count
 
     def close(self) -> None:
         self.closed = True
@@ -96,7 +102,7 @@ def _interface(config: Config) -> Any:
     shape = (config.game.obs.num_tokens, 3)
     return SimpleNamespace(
         num_agents=config.game.num_agents,
-        observation_space=SimpleNamespace(shape=shape, dtype=np.dtype(np.uint8)),
+        observation_space=Box(0, 255, shape, np.uint8),
         action_space=SimpleNamespace(n=len(names), shape=(), dtype=np.dtype(np.int64), start=0),
         action_names=names,
     )

@@ -136,12 +136,38 @@ def test_what_an_id_may_be(made: Any, tmp_path: Path) -> None:
     assert made("mettagrid_double:configuration", 2).total_parallel_agents == 6
     file = tmp_path / "arena.yaml"
     file.write_text("agents: 5\ntokens: 7\n")
-    env = made(str(file), 1, tokens=6, max_steps=9, changes={"game.ends": {2: []}})
-    assert (env.agents_per_arena, env.single_observation_space.shape) == (5, (6, 3))
+    env = made(str(file), 1, max_steps=9, changes={"game.ends": {2: []}})
+    assert (env.agents_per_arena, env.single_observation_space.shape) == (5, (7, 3))
     assert (env.config.game.max_steps, env.config.game.ends) == (9, {2: []})
     config = double.Config()
-    made(config, 1, tokens=9)
-    assert config.game.obs.num_tokens == 3
+    made(config, 1, max_steps=9)
+    assert config.game.max_steps == 4
+
+
+def test_fewer_tokens_cut_what_the_simulators_write(made: Any) -> None:
+    """They must not be asked for fewer: a budget that is too small for what an agent sees ends the run."""
+    config = double.Config(agents=2, tokens=5, max_steps=2)
+    env, whole = made(config, 2, tokens=4), made(config, 2)
+    assert env.config.game.obs.num_tokens == 5
+    assert env.single_observation_space.shape == (4, 3)
+    for step in range(4):
+        cut, full = env.get_observations()[0], whole.get_observations()[0]
+        assert cut.is_contiguous()
+        assert torch.equal(cut, full[:, :4])
+        assert full[:, 4, 2].any() == (step % 2 == 1)  # what is cut off does change
+        finals = env.final_observations()
+        assert (finals is not None) == (step == 2)
+        if finals is not None:
+            assert torch.equal(finals[1], whole.final_observations()[1][:, :4])
+        for each in (env, whole):
+            each.send_actions(np.zeros(4, dtype=int))
+
+
+def test_more_tokens_widen_what_the_simulators_write(made: Any) -> None:
+    config = double.Config(tokens=5)
+    env = made(config, 1, tokens=9)
+    assert (env.config.game.obs.num_tokens, config.game.obs.num_tokens) == (9, 5)
+    assert env.get_observations()[0].shape == (2, 9, 3)
 
 
 @pytest.mark.parametrize(
@@ -214,13 +240,12 @@ def test_equals_the_simulator_stepped_by_hand(package: Any) -> None:
     from hotloop.envs import MettaGridEnvironment
     from hotloop.envs.mettagrid_arenas import hearts
 
-    env = MettaGridEnvironment("hearts", 2, seed=5, tokens=200, max_steps=30)
+    env = MettaGridEnvironment("hearts", 2, seed=5, tokens=40, max_steps=30)
     rng, episode = np.random.default_rng(0), 0
     simulations: list[Any] = [None, None]
 
     def start(arena: int, seed: int) -> None:
         config = hearts(max_steps=30)
-        config.game.obs.num_tokens = 200
         config.game.map_builder.seed = seed
         simulations[arena] = Simulation(config, seed=seed)
 
@@ -235,13 +260,13 @@ def test_equals_the_simulator_stepped_by_hand(package: Any) -> None:
         if ended:
             finals = env.final_observations()
             assert finals is not None
-            np.testing.assert_array_equal(finals[1], by_hand)
+            np.testing.assert_array_equal(finals[1], by_hand[:, :40])
             episode += 1
             assert [i["agent_id"] for i in infos] == list(range(48))
             start(0, 5 + 2 * episode)
             start(1, 6 + 2 * episode)
             by_hand = np.concatenate([s._c_sim.observations() for s in simulations])
-        np.testing.assert_array_equal(observations, by_hand)
+        np.testing.assert_array_equal(observations, by_hand[:, :40])
         assert (truncations.all().item(), terminals.any().item(), mask.all().item()) == (ended, False, True)
         actions = rng.integers(0, 5, 48)
         env.send_actions(actions)
@@ -261,6 +286,23 @@ def test_arenas_of_the_package(package: Any, env_id: str) -> None:
     observations = env.get_observations()[0]
     assert observations.shape == (6, 500, 3)
     assert env.single_action_space.n == 5
+    env.close()
+
+
+@mettagrid_needed
+def test_the_farthest_tokens_are_those_that_are_cut(package: Any) -> None:
+    from hotloop.envs import MettaGridEnvironment
+
+    env = MettaGridEnvironment("hearts", 1, seed=0)
+    rows, columns = env.config.game.obs.height // 2, env.config.game.obs.width // 2
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        locations = env.get_observations()[0].numpy()[..., 0].astype(int)
+        env.send_actions(rng.integers(0, 5, 24))
+        for seen in locations:
+            seen = seen[seen < 0xFE]
+            distance = abs((seen >> 4) - rows) + abs((seen & 15) - columns)
+            assert (np.diff(distance) >= 0).all()
     env.close()
 
 

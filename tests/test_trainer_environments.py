@@ -68,12 +68,12 @@ def test_mettagrid_counts_agents(monkeypatch: pytest.MonkeyPatch) -> None:
         "hotloop.envs.mettagrid_arenas",
         arena_config=lambda *arguments: asked.append(arguments) or arena,
     )
-    settings = {"kwargs": {"tokens": 200}}
+    settings = {"kwargs": {"tokens": 200, "max_steps": 7}}
     made = make_environment(
         config(env="hearts", env_backend="mettagrid", num_envs=72, environment=settings), seed=4
     )
-    assert made == ("mettagrid", (arena, 3), {"seed": 4})
-    assert asked == [("hearts", {"tokens": 200})]
+    assert made == ("mettagrid", (arena, 3), {"seed": 4, "tokens": 200})
+    assert asked == [("hearts", {"max_steps": 7})]
     for agents, fitting in ((64, "48 or 72"), (5, "24")):
         with pytest.raises(ValueError, match=f"multiple of the 24 agents .*, got {agents}: {fitting} would"):
             make_environment(config(env="hearts", env_backend="mettagrid", num_envs=agents), seed=0)

@@ -47,8 +47,9 @@ class MettaGridEnvironment:
             ``"navigation"``, ``"module:function"``, a YAML or JSON file, or a ``MettaGridConfig``.
         num_arenas: arenas side by side.
         seed: non-negative; the k-th simulation made here, of whichever arena, has ``seed + k``.
-        tokens: tokens of an observation, instead of the configuration's (500 by default). What does not fit
-            is left out by the simulator, the farthest first.
+        tokens: tokens of an observation, instead of the configuration's ``game.obs.num_tokens`` (500 by
+            default). Fewer cut what the simulator writes, which leaves out the farthest cells; more widen
+            it. A simulator that sees more than its own number of tokens raises an error.
         max_steps: length of an episode, instead of the configuration's; 0 for no limit.
         changes: further settings, as ``arena_config`` takes them.
 
@@ -69,24 +70,32 @@ class MettaGridEnvironment:
     ) -> None:
         _check("num_arenas", num_arenas, 1)
         _check("seed", seed, 0)
-        short = {"tokens": tokens, "max_steps": max_steps}
-        given = {key: value for key, value in short.items() if value is not None}
-        for key, value in given.items():
-            _check(key, value, 1 if key == "tokens" else 0)
-        self._config = arena_config(env_id, {**(changes or {}), **given})
+        given = dict(changes or {})
+        if tokens is not None:
+            _check("tokens", tokens, 1)
+        if max_steps is not None:
+            _check("max_steps", max_steps, 0)
+            given["max_steps"] = max_steps
+        self._config = arena_config(env_id, given)
+        widest = int(self._config.game.obs.num_tokens)
+        if tokens is not None and tokens > widest:
+            self._config = arena_config(self._config, {"game.obs.num_tokens": tokens})
+        self._tokens = widest if tokens is None else tokens
         self._label = str(self._config.label)
         interface = PolicyEnvInterface.from_mg_cfg(self._config)
         self._agents = int(interface.num_agents)
         self._next_seed = int(seed)
         n = num_arenas * self._agents
-        self._observation_space = interface.observation_space
+        self._observation_space = _cut(interface.observation_space, self._tokens)
         self._action_space = interface.action_space
         self._convert = DiscreteActions(interface.action_space.n, 0, np.int32, n)
         self._batch_info = EnvironmentCount(num_arenas)
         self._statistics = EpisodeStatistics(n)
 
-        self._observations = np.zeros((n, *interface.observation_space.shape), dtype=np.uint8)
-        # What the simulators write; a restart clears it, so that what is handed out is a copy.
+        # What the simulators write; a restart clears rewards and flags, so that those handed out are copies.
+        raw = np.zeros((n, *interface.observation_space.shape), dtype=np.uint8)
+        self._raw_observations = raw
+        self._observations = raw if raw.shape[1] == self._tokens else np.zeros((n, self._tokens, 3), np.uint8)
         self._raw_rewards = np.zeros(n, dtype=np.float32)
         self._raw_terminals = np.zeros(n, dtype=np.bool_)
         self._raw_truncations = np.zeros(n, dtype=np.bool_)
@@ -106,6 +115,7 @@ class MettaGridEnvironment:
         self._pending: npt.NDArray[Any] | None = None
         self._closed = False
         self._simulations = [self._start(arena) for arena in range(num_arenas)]
+        self._show()
         ids = self._simulations[0].action_ids
         self._action_ids = np.array([ids[name] for name in interface.action_names], dtype=np.int32)
 
@@ -212,6 +222,7 @@ class MettaGridEnvironment:
         over = self._raw_terminals | self._raw_truncations
         if not over.any():
             self._infos = self._statistics.update(self._rewards, over, acted)
+            self._show()
             return
         dones = self._terminals | self._truncations
         self._infos = self._statistics.update(self._rewards, dones, acted)
@@ -222,11 +233,17 @@ class MettaGridEnvironment:
             self._simulations[arena].close()
             self._simulations[arena] = self._start(arena)
             self._mask[self._rows(arena)] = True
+        self._show()
+
+    def _show(self) -> None:
+        """What the simulators wrote, cut."""
+        if self._observations is not self._raw_observations:
+            np.copyto(self._observations, self._raw_observations[:, : self._tokens])
 
     def _keep_final(self) -> None:
         agents = np.flatnonzero(self._truncations)
         if len(agents):
-            np.take(self._observations, agents, axis=0, out=self._final[: len(agents)])
+            self._final[: len(agents)] = self._raw_observations[agents, : self._tokens]
             self._final_ids = torch.from_numpy(agents.astype(np.int64, copy=False))
 
     def _rows(self, arena: int) -> slice:
@@ -245,7 +262,7 @@ class MettaGridEnvironment:
         for flags in (self._raw_rewards, self._raw_terminals, self._raw_truncations):
             flags[rows] = 0
         buffers = Buffers(
-            observations=self._observations[rows],
+            observations=self._raw_observations[rows],
             terminals=self._raw_terminals[rows],
             truncations=self._raw_truncations[rows],
             rewards=self._raw_rewards[rows],
@@ -263,6 +280,11 @@ class MettaGridEnvironment:
     def __repr__(self) -> str:
         arenas, agents = self._batch_info.num_envs, self._agents
         return f"MettaGridEnvironment({self._label!r}, {arenas} arenas of {agents} agents)"
+
+
+def _cut(space: Any, tokens: int) -> Any:
+    """A space of the same kind, of as many tokens."""
+    return space if space.shape[0] == tokens else type(space)(0, 255, (tokens, 3), np.uint8)
 
 
 def _check(name: str, value: Any, least: int) -> None:

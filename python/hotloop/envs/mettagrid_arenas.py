@@ -70,9 +70,9 @@ def arena_config(env_id: Any, changes: Mapping[str, Any]) -> Any:
     Args:
         env_id: a name in ``ARENAS``; ``"module:function"``, called for a ``MettaGridConfig``; the path of a
             YAML or JSON file of one; or a ``MettaGridConfig``, which is copied.
-        changes: ``tokens``, ``max_steps`` and ``agents`` are short for ``game.obs.num_tokens``,
-            ``game.max_steps`` and, for a name in ``ARENAS``, the number of agents. Every other key is a path
-            such as ``game.agent.rewards.heart.weight``, set by the configuration's own ``override``.
+        changes: ``max_steps`` is short for ``game.max_steps``; ``agents`` is the number of agents, for a name
+            in ``ARENAS``. Every other key is a path such as ``game.agent.rewards.heart.weight``, set by the
+            configuration's own ``override``.
 
     Raises:
         TypeError: the function returned something else.
@@ -90,9 +90,8 @@ def arena_config(env_id: Any, changes: Mapping[str, Any]) -> Any:
         config = _from_file(Path(env_id))
     else:
         config = _from_function(str(env_id))
-    for key, short in (("tokens", "game.obs.num_tokens"), ("max_steps", "game.max_steps")):
-        if key in changes:
-            changes[short] = changes.pop(key)
+    if "max_steps" in changes:
+        changes["game.max_steps"] = changes.pop("max_steps")
     for key, value in changes.items():
         _override(config, key, value)
     if config.game.obs.token_dim != 3:

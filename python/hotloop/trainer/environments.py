@@ -96,7 +96,8 @@ def _mettagrid(config: TrainConfig, seed: int) -> Any:
     from hotloop.envs.mettagrid import MettaGridEnvironment
     from hotloop.envs.mettagrid_arenas import arena_config
 
-    changes = config.environment.kwargs or {}
+    changes: dict[str, Any] = dict(config.environment.kwargs or {})
+    tokens = changes.pop("tokens", None)
     arena = arena_config(config.env, changes)
     agents = int(arena.game.num_agents)
     arenas, rest = divmod(config.num_envs, agents)
@@ -106,7 +107,7 @@ def _mettagrid(config: TrainConfig, seed: int) -> Any:
             f"num_envs must be a multiple of the {agents} agents of an arena, got {config.num_envs}: "
             f"{' or '.join(map(str, near))} would work"
         )
-    return MettaGridEnvironment(arena, arenas, seed=seed)
+    return MettaGridEnvironment(arena, arenas, seed=seed, tokens=tokens)
 
 
 def _atari(config: TrainConfig, seed: int) -> Any:
