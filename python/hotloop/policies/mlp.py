@@ -89,20 +89,21 @@ class MLPPolicy(ActorCriticPolicy):
 
 
 def hidden_layers(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers of these widths, each followed by tanh; orthogonal with gain sqrt(2), biases 0."""
+    """Tanh layers from each width to the next, with orthogonal weights of gain sqrt(2) and zero biases."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [output_layer(fan_in, fan_out, math.sqrt(2.0)), nn.Tanh()]
+        layers += [orthogonal_linear(fan_in, fan_out, math.sqrt(2.0)), nn.Tanh()]
     return nn.Sequential(*layers)
 
 
-def output_layer(fan_in: int, fan_out: int, gain: float) -> nn.Linear:
-    """A linear layer, orthogonal with this gain, biases 0."""
-    linear = nn.Linear(fan_in, fan_out)
+def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """A linear layer with orthogonal weights and zero biases."""
+    linear = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(linear.weight, gain)
     nn.init.zeros_(linear.bias)
     return linear
 
 
 def _mlp(widths: Sequence[int], *, last_gain: float) -> nn.Sequential:
-    return hidden_layers(widths[:-1]).append(output_layer(widths[-2], widths[-1], last_gain))
+    *below, last = widths
+    return nn.Sequential(*hidden_layers(below), orthogonal_linear(below[-1], last, last_gain))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hotloop.policies.actions import ActionSpec
 from hotloop.policies.actor_critic import ActorCriticPolicy
-from hotloop.policies.mlp import output_layer
+from hotloop.policies.mlp import orthogonal_linear
 
 #: Smallest height and width that the three convolutions leave a pixel of.
 SMALLEST = 36
@@ -59,10 +59,10 @@ class NatureCNNPolicy(ActorCriticPolicy):
             nn.init.zeros_(layer.bias)
             layers += [layer, nn.ReLU()]
             channels, rows, columns = filters, (rows - size) // stride + 1, (columns - size) // stride + 1
-        wide = output_layer(channels * rows * columns, width, math.sqrt(2.0))
+        wide = orthogonal_linear(channels * rows * columns, width, math.sqrt(2.0))
         self.trunk = nn.Sequential(*layers, nn.Flatten(), wide, nn.ReLU())
-        self.actor = output_layer(width, spec.width if continuous else spec.num_logits, 0.01)
-        self.critic = output_layer(width, 1, 1.0)
+        self.actor = orthogonal_linear(width, spec.width if continuous else spec.num_logits, 0.01)
+        self.critic = orthogonal_linear(width, 1, 1.0)
         self.log_std = nn.Parameter(torch.full((spec.width,), float(log_std_init))) if continuous else None
 
     @classmethod

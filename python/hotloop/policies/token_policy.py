@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hotloop.policies.actions import ActionSpec
 from hotloop.policies.actor_critic import ActorCriticPolicy
-from hotloop.policies.mlp import hidden_layers, output_layer
+from hotloop.policies.mlp import hidden_layers, orthogonal_linear
 
 #: The location of a place in the observation that holds no token.
 EMPTY = 0xFF
@@ -78,8 +78,10 @@ class TokenPolicy(ActorCriticPolicy):
         nn.init.zeros_(self.amounts.bias)
         self.norm = nn.LayerNorm(width)
         self.trunk = hidden_layers([width, *hidden])
-        self.actor = output_layer(([width, *hidden])[-1], spec.width if continuous else spec.num_logits, 0.01)
-        self.critic = output_layer(([width, *hidden])[-1], 1, 1.0)
+        self.actor = orthogonal_linear(
+            ([width, *hidden])[-1], spec.width if continuous else spec.num_logits, 0.01
+        )
+        self.critic = orthogonal_linear(([width, *hidden])[-1], 1, 1.0)
         self.log_std = nn.Parameter(torch.full((spec.width,), float(log_std_init))) if continuous else None
 
     @classmethod
