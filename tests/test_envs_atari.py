@@ -58,8 +58,9 @@ def test_a_lost_life_terminates_and_the_game_goes_on() -> None:
     observation, info = env.reset()
     assert (game.games, observation, info) == (2, 0, {"new": True})
     env.step(2)
+    made = len(game.actions)
     env.reset(seed=1)
-    assert game.games == 3  # a seed starts a new game
+    assert (game.games, len(game.actions)) == (3, made)  # a seed starts a new game at once
 
 
 def test_a_life_that_is_won_does_not_terminate() -> None:
