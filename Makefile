@@ -33,7 +33,7 @@ help:
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make peers        install what tests marked peers compare with, and run those"
-	@echo "make environments  install EnvPool, and run the tests of its environments"
+	@echo "make environments  install EnvPool, MettaGrid, Atari and PufferLib, and run the tests of their environments"
 	@echo "make clean        remove what was built; make distclean removes .venv too"
 
 train: $(VENV)/.extra-train $(VENV)/.native
@@ -86,7 +86,10 @@ peers: $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.native
 	PUFFERLIB_DISABLE_CUDA=1 $(PIP) --no-deps --no-build-isolation --no-binary pufferlib-core pufferlib-core==3.0.23
 	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
-environments: $(VENV)/.extra-test $(VENV)/.extra-envpool $(VENV)/.native
+# Of pufferlib-core, which pins another torch, only what it steps environments with is used.
+environments: $(VENV)/.extra-test $(VENV)/.native
+	$(NINJA) $(PIP) -c requirements/environments.txt --no-build-isolation -e '.[envpool,mettagrid,atari,pufferlib]'
+	PUFFERLIB_DISABLE_CUDA=1 $(PIP) --no-deps --no-build-isolation --no-binary pufferlib-core pufferlib-core==3.0.23
 	$(BIN)/python -m pytest -m environments $(PYTEST_ARGS)
 
 # Stamps. torch comes first and pinned: the later installs find their requirement met and leave it alone.

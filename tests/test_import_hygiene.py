@@ -66,10 +66,18 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"trainer", "distributed", "losses"},
     "doctor": {"_core", "ops", "__init__"},
     "bench": KERNEL | {"_core", "experience", "__init__"},
-    "__main__": {"cli", "doctor", "bench", "__init__"},
+    "__main__": {"cli", "doctor", "bench", "envs", "__init__"},
 }
 # Parts that need the extra `train`; everything else imports with the four required packages alone.
-NEEDS_EXTRAS = ("hotloop.trainer", "hotloop.cli", "hotloop.envs.gymnasium", "hotloop.envs.envpool")
+NEEDS_EXTRAS = (
+    "hotloop.trainer",
+    "hotloop.cli",
+    "hotloop.envs.atari",
+    "hotloop.envs.envpool",
+    "hotloop.envs.gymnasium",
+    "hotloop.envs.mettagrid",
+    "hotloop.envs.pufferlib_make",
+)
 
 
 class Import(NamedTuple):

@@ -1,4 +1,4 @@
-"""The command ``hotloop``: ``train``, ``bench`` and ``doctor``; also ``python -m hotloop``."""
+"""The command ``hotloop``: ``train``, ``envs``, ``bench`` and ``doctor``; also ``python -m hotloop``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _USAGE = """\
 usage: hotloop COMMAND [ARGUMENTS]
 
 commands:
-  train     train a policy on a Gymnasium environment (hotloop train --help lists the settings)
+  train     train a policy on an environment (hotloop train --help lists the settings)
+  envs      list the libraries of environments that training can use (hotloop envs --help)
   bench     measure the ops beside a copy of their bytes and beside other systems (hotloop bench --help)
   doctor    say what this installation can do, and why not
 
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _doctor(rest)
     if command == "train":
         return _train(rest)
+    if command == "envs":
+        return _envs(rest)
     if command == "bench":
         return _bench(rest)
     return _refuse(f"there is no command {command!r}")
@@ -87,6 +90,12 @@ def _train(rest: list[str]) -> int:
     from hotloop import cli
 
     return cli.train(rest)
+
+
+def _envs(rest: list[str]) -> int:
+    from hotloop.envs import catalogue
+
+    return catalogue.command(rest)
 
 
 def _bench(rest: list[str]) -> int:

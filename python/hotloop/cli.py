@@ -15,7 +15,7 @@ from hotloop.trainer.progress import discard
 from hotloop.trainer.run_dir import RunDirectory
 from hotloop.trainer.trainer import Trainer
 
-_DESCRIPTION = """Train a policy with PPO on a Gymnasium environment.
+_DESCRIPTION = """Train a policy with PPO on an environment (hotloop envs lists them).
 
 Settings come, each over the one before, from the defaults, from the run that --resume names, from the file of
 --config, and from the command line. Ctrl-C and SIGTERM finish the epoch, save, and exit with 130 and 143."""

@@ -106,3 +106,30 @@ def _reshape(actions: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[A
     if actions.ndim == 0 or actions.shape[0] != shape[0] or actions.size != math.prod(shape):
         raise ValueError(f"send_actions: actions must have shape {list(shape)}, got {list(actions.shape)}")
     return actions.reshape(shape)
+
+
+def converter_of(
+    space: Any, num_agents: int, bounds: ActionBounds
+) -> tuple[Any, DiscreteActions | ContinuousActions]:
+    """The space that a policy acts in, and the function from its actions to the environment's.
+
+    Spaces are recognised by behaviour, so that no library of spaces is needed: ``.nvec`` (MultiDiscrete),
+    ``.n`` with an empty shape (Discrete), ``.low`` and ``.high`` with a floating dtype (Box).
+
+    Args:
+        space: action space of one agent.
+        num_agents: rows of a batch.
+        bounds: as in ``ContinuousActions``; ``"scale"`` makes a space of [-1, 1], of the same type.
+
+    Raises:
+        TypeError: a space of another kind.
+    """
+    dtype = np.dtype(getattr(space, "dtype", None) or np.int64)
+    if hasattr(space, "nvec"):
+        return space, DiscreteActions(space.nvec, getattr(space, "start", 0), dtype, num_agents)
+    if hasattr(space, "n") and not getattr(space, "shape", ()):
+        return space, DiscreteActions(space.n, getattr(space, "start", 0), dtype, num_agents)
+    if hasattr(space, "low") and hasattr(space, "high") and dtype.kind == "f":
+        convert = ContinuousActions(space.low, space.high, dtype, num_agents, bounds)
+        return (type(space)(-1.0, 1.0, space.shape, dtype.type) if bounds == "scale" else space), convert
+    raise TypeError(f"action space must be Discrete, MultiDiscrete or a floating Box, got {space}")

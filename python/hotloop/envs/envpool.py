@@ -33,6 +33,9 @@ class EnvPoolEnvironment:
     done is the final one, the action sent there is ignored (``mask`` False), and the next row is the first of
     the next episode, with reward 0. Its state cannot be saved: a resumed run starts fresh episodes.
 
+    Of Atari games, whose package holds the ROMs, whole games with the game's own score are reported, whatever
+    ``reward_clip`` and ``episodic_life`` make of the rewards and episodes that training sees.
+
     Args:
         env_id: an id of ``envpool.list_all_envs()``.
         num_envs: number of environments over all slices.
@@ -179,13 +182,17 @@ class _Slice:
 
     def newest(self) -> StepBatch:
         if self._stepping:
-            observations, rewards, terminals, truncations, _ = self._pool.recv()
+            observations, rewards, terminals, truncations, infos = self._pool.recv()
             self._stepping = False
             np.copyto(self._observations, observations)
             self._rewards[:], self._terminals[:], self._truncations[:] = rewards, terminals, truncations
             dones = self._terminals | self._truncations
-            # The mask still is that of the rows that the actions were sent from.
-            self._infos = self._statistics.update(rewards, dones, self._mask)
+            # The mask still is that of the rows that the actions were sent from. Atari games tell their own
+            # score and end beside those that training is shown, which may be clipped and end with a life.
+            game = "reward" in infos and "terminated" in infos
+            score = infos["reward"] if game else rewards
+            over = infos["terminated"].astype(np.bool_) | self._truncations if game else dones
+            self._infos = self._statistics.update(score, over & self._mask, self._mask)
             for info in self._infos:
                 info["agent_id"] += self._window.start
             np.logical_not(dones, out=self._mask)

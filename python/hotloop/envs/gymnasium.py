@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from hotloop.envs import snapshot
 from hotloop.envs.actions import ActionBounds
+from hotloop.envs.batch_info import EnvironmentCount
 from hotloop.envs.gymnasium_make import (
     Vectorization,
     actions_of,
@@ -23,15 +23,10 @@ from hotloop.envs.gymnasium_make import (
     observation_space_of,
 )
 from hotloop.envs.protocol import AutoresetMode, StepBatch
-from hotloop.envs.statistics import EpisodeStatistics
+from hotloop.envs.statistics import EpisodeStatistics, recorded
 
 _STATE_VERSION = 1
 _SETTLE_SECONDS = 10.0  # for one last step when closing; beyond that workers are ended
-
-
-@dataclass(frozen=True)
-class _BatchInfo:
-    num_envs: int
 
 
 class GymnasiumEnvironment:
@@ -66,6 +61,9 @@ class GymnasiumEnvironment:
         wrappers: applied in order to each environment; not with a vector entry point.
         action_bounds: for Box actions. ``"clip"`` clips to the space's bounds; ``"scale"`` takes actions in
             [-1, 1], clips them to it and maps them onto the bounds; ``"none"`` passes them through.
+        recorded_episodes: report the episodes that ``gymnasium.wrappers.RecordEpisodeStatistics``, among the
+            wrappers, puts into the infos, instead of counting rewards: for wrappers that change rewards or
+            end episodes early.
 
     Raises:
         TypeError: observation space not Box; action space not Discrete, MultiDiscrete or Box.
@@ -84,6 +82,7 @@ class GymnasiumEnvironment:
         vector_kwargs: Mapping[str, Any] | None = None,
         wrappers: Sequence[Callable[[Any], Any]] = (),
         action_bounds: ActionBounds = "clip",
+        recorded_episodes: bool = False,
     ) -> None:
         vector_env, chosen = make_vector_env(
             env_id,
@@ -94,7 +93,7 @@ class GymnasiumEnvironment:
             dict(vector_kwargs or {}),
             list(wrappers),
         )
-        self._start(vector_env, chosen, seed, action_bounds)
+        self._start(vector_env, chosen, seed, action_bounds, recorded_episodes)
 
     @classmethod
     def from_vector_env(
@@ -103,19 +102,26 @@ class GymnasiumEnvironment:
         *,
         seed: int | None,
         action_bounds: ActionBounds = "clip",
+        recorded_episodes: bool = False,
     ) -> GymnasiumEnvironment:
         """Serves a vector environment that exists already, and owns it from now on.
 
         Arguments and errors as in the constructor.
         """
         self = cls.__new__(cls)
-        self._start(vector_env, "given", seed, action_bounds)
+        self._start(vector_env, "given", seed, action_bounds, recorded_episodes)
         return self
 
     def _start(
-        self, vector_env: Any, vectorization: str, seed: int | None, action_bounds: ActionBounds
+        self,
+        vector_env: Any,
+        vectorization: str,
+        seed: int | None,
+        action_bounds: ActionBounds,
+        recorded_episodes: bool,
     ) -> None:
         self._closed = False
+        self._reads_recorded = recorded_episodes
         self._env = vector_env
         self._vectorization = vectorization
         self._is_async = isinstance(vector_env, gymnasium.vector.AsyncVectorEnv)
@@ -125,7 +131,7 @@ class GymnasiumEnvironment:
             self._autoreset = autoreset_of(vector_env)
             self._observation_space = observation_space_of(vector_env)
             self._action_space, self._convert = actions_of(vector_env.single_action_space, n, action_bounds)
-            self._batch_info = _BatchInfo(n)
+            self._batch_info = EnvironmentCount(n)
             self._statistics = EpisodeStatistics(n)
             shape = (n, *self._observation_space.shape)
             self._observations: npt.NDArray[Any] = np.zeros(shape, dtype=self._observation_space.dtype)
@@ -158,7 +164,7 @@ class GymnasiumEnvironment:
         return self._batch_info.num_envs
 
     @property
-    def batch_info(self) -> _BatchInfo:
+    def batch_info(self) -> EnvironmentCount:
         """``batch_info.num_envs``: environments in the one slice."""
         return self._batch_info
 
@@ -275,12 +281,13 @@ class GymnasiumEnvironment:
         dones = np.logical_or(self._terminals, self._truncations, out=self._dones)
         # The mask still is that of the rows the actions were sent from: False where this step only reset.
         if self._autoreset == "next_step":
-            self._infos = self._statistics.update(rewards, dones, self._mask)
+            counted = self._statistics.update(rewards, dones, self._mask)
             np.logical_not(dones, out=self._mask)
             self._num_steps = int(np.count_nonzero(self._mask))
         else:
-            self._infos = self._statistics.update(rewards, dones)
+            counted = self._statistics.update(rewards, dones)
             self._keep_final(infos)
+        self._infos = recorded(infos) if self._reads_recorded else counted
 
     def _keep_final(self, infos: Mapping[str, Any]) -> None:
         self._final_ids = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ class EpisodeStatistics:
     def __init__(self, num_agents: int) -> None:
         self.returns: npt.NDArray[np.float64] = np.zeros(num_agents, dtype=np.float64)
         self.lengths: npt.NDArray[np.int64] = np.zeros(num_agents, dtype=np.int64)
+
+    def part(self, window: slice) -> EpisodeStatistics:
+        """The statistics of some of the agents, over the same memory; ``agent_id`` counts from its start."""
+        part = EpisodeStatistics(0)
+        part.returns, part.lengths = self.returns[window], self.lengths[window]
+        return part
 
     def reset(self) -> None:
         """Forgets the running episodes."""
@@ -65,3 +72,23 @@ class EpisodeStatistics:
         self.returns[agents] = 0.0
         self.lengths[agents] = 0
         return finished
+
+
+def recorded(infos: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The episodes that Gymnasium's ``RecordEpisodeStatistics`` put into the infos of a vector step.
+
+    Args:
+        infos: of a step; under SAME_STEP autoreset those of an episode's last step are in ``final_info``.
+
+    Returns:
+        As ``EpisodeStatistics.update``.
+    """
+    found = []
+    for source in (infos.get("final_info"), infos):
+        if not source or "episode" not in source:
+            continue
+        episodes, whose = source["episode"], source["_episode"]
+        for agent in np.flatnonzero(whose).tolist():
+            episode_return, length = float(episodes["r"][agent]), int(episodes["l"][agent])
+            found.append({"episode_return": episode_return, "episode_length": length, "agent_id": agent})
+    return found

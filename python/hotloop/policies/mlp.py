@@ -88,12 +88,22 @@ class MLPPolicy(ActorCriticPolicy):
         return logits, value.squeeze(-1)
 
 
-def _mlp(widths: Sequence[int], *, last_gain: float) -> nn.Sequential:
+def hidden_layers(widths: Sequence[int]) -> nn.Sequential:
+    """Tanh layers from each width to the next, with orthogonal weights of gain sqrt(2) and zero biases."""
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-        last = i == len(widths) - 2
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2.0))
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, nn.Tanh()]
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [orthogonal_linear(fan_in, fan_out, math.sqrt(2.0)), nn.Tanh()]
     return nn.Sequential(*layers)
+
+
+def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """A linear layer with orthogonal weights and zero biases."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _mlp(widths: Sequence[int], *, last_gain: float) -> nn.Sequential:
+    *below, last = widths
+    return nn.Sequential(*hidden_layers(below), orthogonal_linear(below[-1], last, last_gain))

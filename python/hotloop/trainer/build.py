@@ -12,8 +12,8 @@ from hotloop.experience import Experience
 from hotloop.loop import CoreTrainingLoop
 from hotloop.losses import Loss, ppo_losses
 from hotloop.optim import Adam
-from hotloop.policies import MLPPolicy
 from hotloop.trainer.config import TrainConfig
+from hotloop.trainer.environments import make_environment, make_policy
 
 
 @dataclass
@@ -34,9 +34,8 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
 
     Args:
         config: resolved (`TrainConfig.resolved`). torch's generator should be seeded already.
-        environment: a `hotloop.envs.TrainingEnvironment`; made from `config.env` when None.
-        policy: a `hotloop.policies.Policy` module on any device; when None, an `MLPPolicy` for the
-            environment's spaces.
+        environment: a `hotloop.envs.TrainingEnvironment`; made by `make_environment` when None.
+        policy: a `hotloop.policies.Policy` module on any device; made by `make_policy` when None.
 
     Raises:
         ValueError: the environment has another number of agents than `config.num_envs`, or the device is not
@@ -51,12 +50,7 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
             f"build_components: the environment has {agents} agents, num_envs says {config.num_envs}"
         )
     if policy is None:
-        policy = MLPPolicy.from_spaces(
-            environment.single_observation_space,
-            environment.single_action_space,
-            hidden=config.policy.hidden,
-            log_std_init=config.policy.log_std_init,
-        )
+        policy = make_policy(config, environment)
     policy = policy.to(device)
     loop_config = config.loop_config()
     losses = ppo_losses(
@@ -111,30 +105,6 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
-
-
-def make_environment(config: TrainConfig, *, seed: int) -> Any:
-    """`config.env` through Gymnasium.
-
-    Raises:
-        ValueError: there is no such environment, or it does not take these settings.
-    """
-    # Here, so that a run over an environment of one's own needs no Gymnasium.
-    from hotloop.envs import GymnasiumEnvironment
-    from hotloop.envs.gymnasium_make import MAKE_ERRORS
-
-    try:
-        return GymnasiumEnvironment(
-            config.env,
-            config.num_envs,
-            seed=seed,
-            vectorization=config.environment.vectorization,
-            autoreset=config.environment.autoreset,
-            env_kwargs=config.environment.kwargs,
-            action_bounds=config.environment.action_bounds,
-        )
-    except MAKE_ERRORS as error:
-        raise ValueError(f"env {config.env!r} cannot be made: {error}") from error
 
 
 def make_optimizer(policy: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hotloop.context import AdvantageConfig, LoopConfig, SamplingConfig
 from hotloop.losses import PPOActorConfig, PPOCriticConfig
 from hotloop.trainer.run_dir import read_yaml_mapping
+
+EnvBackend: TypeAlias = Literal["gymnasium", "envpool", "pufferlib", "mettagrid", "atari"]
 
 
 class _Section(BaseModel):
@@ -22,11 +24,17 @@ class EnvironmentConfig(_Section):
     """How the environments are made."""
 
     vectorization: Literal["auto", "vector_entry_point", "sync", "async"] = "auto"
-    """auto takes the environment's own vectorised implementation where there is one, else sync."""
+    """auto takes the environment's own vectorised implementation where there is one, else sync. gymnasium and
+    atari only."""
     autoreset: Literal["same_step", "next_step"] | None = None
-    """How episodes restart; None leaves it to the vectorisation."""
+    """How episodes restart; None leaves it to the vectorisation. gymnasium only."""
     action_bounds: Literal["clip", "scale", "none"] = "clip"
     """What happens to continuous actions outside the space's bounds."""
+    slices: int = Field(default=1, ge=1)
+    """Groups that take turns, so that one steps while the policy acts on another. envpool and
+    pufferlib only."""
+    workers: int = Field(default=0, ge=0)
+    """Processes of PufferLib; 0 steps in this one. pufferlib only."""
     kwargs: dict[str, bool | int | float | str] | None = None
     """Arguments of the environment, as name value pairs."""
 
@@ -49,8 +57,10 @@ class RolloutConfig(_Section):
 class PolicyConfig(_Section):
     """The policy network."""
 
+    kind: Literal["auto", "mlp", "token", "nature_cnn"] = "auto"
+    """auto: nature_cnn for stacked images, token for uint8 [n, 3], else mlp."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers, of actor and critic each."""
+    """Widths of the hidden layers, of actor and critic each. nature_cnn has one of its own."""
     log_std_init: float = 0.0
     """Start of the log standard deviation of continuous actions."""
 
@@ -116,13 +126,15 @@ class TrainConfig(_Section):
     """Train a policy with PPO."""
 
     env: str = "CartPole-v1"
-    """Id in Gymnasium's registry; "module:Name-v0" imports the module first."""
+    """Id of an environment, as the backend names them; `hotloop envs` lists them."""
+    env_backend: EnvBackend = "gymnasium"
+    """Library that makes and steps the environments; `hotloop envs` says which are installed."""
     total_timesteps: int = Field(default=500_000, ge=1)
     """Agent steps after which the run ends."""
     seed: int = Field(default=0, ge=0)
     """Decides environments, network and sampling: the same seed gives the same curve."""
     num_envs: int = Field(default=64, ge=1)
-    """Environments that run side by side."""
+    """Agents that run side by side: one an environment, 24 an arena of MettaGrid."""
     device: str = "cpu"
     """Where the policy lives: cpu, cuda or cuda:1, say."""
     threads: int | None = Field(default=1, ge=1)
@@ -229,6 +241,7 @@ class TrainConfig(_Section):
 #: Settings that a checkpoint's tensors, or the promise of an exact continuation, depend on.
 FIXED_ON_RESUME = (
     "env",
+    "env_backend",
     "seed",
     "num_envs",
     "environment",

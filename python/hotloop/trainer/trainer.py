@@ -16,9 +16,10 @@ import torch
 from hotloop.distributed import on_first
 from hotloop.freed_memory import keep_freed_memory
 from hotloop.losses import ranks
-from hotloop.trainer.build import build_components, learning_rate, make_environment, optimizer_settings
+from hotloop.trainer.build import build_components, learning_rate, optimizer_settings
 from hotloop.trainer.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from hotloop.trainer.config import TrainConfig, changed_on_resume
+from hotloop.trainer.environments import make_environment
 from hotloop.trainer.events import EventWriter
 from hotloop.trainer.metrics import EpisodeWindow, MetricsFile
 from hotloop.trainer.plots import plot_learning_curve
