@@ -65,16 +65,9 @@ class MLPPolicy(ActorCriticPolicy):
         Raises TypeError for an observation space of another kind; a Discrete one names states and does not
         measure anything, so it needs a module of one's own (`wrap_actor_critic`).
         """
-        shape = getattr(observation_space, "shape", None)
-        dtype = getattr(torch, str(getattr(observation_space, "dtype", "")), None)
-        discrete = hasattr(observation_space, "n") and not shape
-        if shape is None or discrete or not isinstance(dtype, torch.dtype):
-            raise TypeError(
-                "MLPPolicy.from_spaces: observation_space must be a Box or the like, with a shape and a "
-                f"numeric dtype, got {type(observation_space).__name__}"
-            )
-        options.setdefault("obs_dtype", torch.float32 if dtype == torch.float64 else dtype)
-        return cls(tuple(shape), ActionSpec.from_space(action_space), **options)
+        shape, dtype = observation_entry(observation_space, "MLPPolicy.from_spaces")
+        options.setdefault("obs_dtype", dtype)
+        return cls(shape, ActionSpec.from_space(action_space), **options)
 
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Observations ``[n, *obs_shape]`` to logits ``[n, num_logits]`` and values ``[n]``."""
@@ -88,12 +81,38 @@ class MLPPolicy(ActorCriticPolicy):
         return logits, value.squeeze(-1)
 
 
-def _mlp(widths: Sequence[int], *, last_gain: float) -> nn.Sequential:
+def observation_entry(observation_space: Any, where: str) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and stored dtype of the observations of a gymnasium-like space; float64 is stored as float32.
+
+    Raises TypeError for a space without a shape or a numeric dtype, and for a Discrete one.
+    """
+    shape = getattr(observation_space, "shape", None)
+    dtype = getattr(torch, str(getattr(observation_space, "dtype", "")), None)
+    discrete = hasattr(observation_space, "n") and not shape
+    if shape is None or discrete or not isinstance(dtype, torch.dtype):
+        raise TypeError(
+            f"{where}: observation_space must be a Box or the like, with a shape and a numeric dtype, got "
+            f"{type(observation_space).__name__}"
+        )
+    return tuple(shape), torch.float32 if dtype == torch.float64 else dtype
+
+
+def hidden_layers(widths: Sequence[int]) -> nn.Sequential:
+    """Tanh layers from each width to the next, with orthogonal weights of gain sqrt(2) and zero biases."""
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-        last = i == len(widths) - 2
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2.0))
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, nn.Tanh()]
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [orthogonal_linear(fan_in, fan_out, math.sqrt(2.0)), nn.Tanh()]
     return nn.Sequential(*layers)
+
+
+def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """A linear layer with orthogonal weights and zero biases."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _mlp(widths: Sequence[int], *, last_gain: float) -> nn.Sequential:
+    *below, last = widths
+    return nn.Sequential(*hidden_layers(below), orthogonal_linear(below[-1], last, last_gain))
