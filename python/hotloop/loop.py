@@ -20,6 +20,8 @@ from hotloop.entries import set_entries
 from hotloop.experience import Experience
 from hotloop.gradients import GradientAverage
 from hotloop.loop_direct import DirectActing
+from hotloop.loop_policy_state import policy_states
+from hotloop.loop_recurrent_check import RecurrentCheck, RecurrentSelfCheck
 from hotloop.loop_rollout import StepBuilder, checked_actions
 from hotloop.loop_training import (
     Arrivals,
@@ -90,6 +92,13 @@ class CoreTrainingLoop:
         ``truncation_values`` and the environment says how it resets. See `hotloop.loop_truncation`.
     reset_last_actions
         Show zeros as the last action after an episode's end.
+    burn_in
+        For a recurrent policy: leading columns of each segment that only bring its state up to date in
+        training. They enter no loss.
+    recurrent_check
+        For a recurrent policy: when to make sure that the training forward repeats the rollout. ``"first"``:
+        before the first update; ``"always"``: before that of every training phase. See
+        `hotloop.loop_recurrent_check`.
 
     Attributes: the constructor's, `accumulate_minibatches`, `policy_spec`, `last_action` (``[A, k]``, live).
     """
@@ -108,9 +117,12 @@ class CoreTrainingLoop:
         seed: int | None = None,
         truncation: TruncationMode = "auto",
         reset_last_actions: bool = False,
+        burn_in: int = 0,
+        recurrent_check: RecurrentCheck = "first",
     ) -> None:
         _check_choice("sampling", sampling, ("loop", "losses"))
         _check_choice("accumulation", accumulation, ("mean", "sum"))
+        _check_choice("recurrent_check", recurrent_check, ("first", "always", "off"))
         self.policy = policy
         self.experience = experience
         self.losses = losses
@@ -131,6 +143,8 @@ class CoreTrainingLoop:
             all_valid=truncation == "legacy",
         )
         self._truncation = TruncationValues(experience, policy, self._steps, truncation)
+        self._states = policy_states(policy, experience, burn_in=burn_in, sampling=sampling)
+        self._recurrent_check = RecurrentSelfCheck(recurrent_check, self._states)
         if sampling == "loop" and "values" in experience.buffer:
             missing = [key for key in ("rewards", "dones") if key not in experience.buffer]
             if missing:
@@ -168,6 +182,12 @@ class CoreTrainingLoop:
         ids = td["training_env_ids"].reshape(-1)
         td["last_actions"] = self.last_action.index_select(0, ids.to(self.last_action.device))
 
+    def begin_episodes(self) -> None:
+        """All agents are at the beginning of an episode: call it when the environment was replaced or reset
+        from outside. A recurrent policy's states begin anew."""
+        if self._states is not None:
+            self._states.begin_anew()
+
     # Rollout
 
     def rollout_phase(self, env: TrainingEnvironment, context: ComponentContext) -> RolloutResult:
@@ -191,8 +211,11 @@ class CoreTrainingLoop:
         self, env: TrainingEnvironment, context: ComponentContext, draws: AgentDraws
     ) -> RolloutResult:
         experience, steps, losses = self.experience, self._steps, list(self.losses.values())
+        states = self._states
         steps.begin_rollout(env, context)
         self._truncation.begin_rollout(env)
+        if states is not None:
+            states.begin_rollout(env)
         experience.reset_for_rollout()
         for loss in losses:
             loss.on_rollout_start(context)
@@ -218,11 +241,17 @@ class CoreTrainingLoop:
                 with stopwatch("_rollout.td_prep"):
                     td = steps.build(step, context)
                 with stopwatch("_rollout.inference"):
-                    self._truncation.add_to(td, step, env)
+                    if states is not None:
+                        states.hand_out(td, step.window)
+                    self._truncation.add_to(td, step, env)  # with the states of the episodes that end here
+                    if states is not None:
+                        states.reset_where_ended(step)
                     draws.act(window.start, window.stop)
                     for loss in losses:
                         loss.rollout(td, context)
                     draws.set_aside()
+                    if states is not None:
+                        states.take_back(td, step)
                 actions, rewards = checked_actions(td, step.window.agents, steps.action_width), td["rewards"]
                 steps.remember(td, actions, step.window)
             steps.track_rewards(rewards, step.window, context)
@@ -287,6 +316,8 @@ class CoreTrainingLoop:
         self.experience.reset_importance_sampling_ratios()
         for loss in losses:
             loss.zero_loss_tracker()
+        with context.stopwatch("_train.forward"):
+            self._recurrent_check(self.policy, self.experience, self._policy_keys)
 
         epochs_trained = 0
         stop = False
@@ -369,9 +400,12 @@ class CoreTrainingLoop:
         if mb_idx == 0:
             shared["advantages_full"] = NonTensorData(advantages)
         sampled_mb = shared["sampled_mb"]
+        recurrent = None
+        if self._states is not None:
+            recurrent = self._states.training_inputs(sampled_mb, shared["indices"][:, 0])
         weight = rank_weight(sampled_mb)
         with stopwatch("_train.forward"):
-            policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys)
+            policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys, recurrent)
         set_entries(shared, {"policy_td": policy_td})
         with stopwatch("_train.advantage"):
             if self._wants_ratio():
@@ -434,13 +468,19 @@ class CoreTrainingLoop:
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
-        """What the loop remembers between epochs: the agents' last actions and the count of update epochs
-        that keys its random draws. The policy, the optimizer and `context.state` save themselves; the
-        experience is filled anew by each rollout."""
-        return {"last_actions": self._steps.state_dict(), "update_epochs": self._update_epochs}
+        """What the loop remembers between epochs: the agents' last actions and recurrent states, and the
+        count of update epochs that keys its random draws. The policy, the optimizer and `context.state` save
+        themselves; the experience is filled anew by each rollout."""
+        return {
+            "last_actions": self._steps.state_dict(),
+            "update_epochs": self._update_epochs,
+            "policy_states": None if self._states is None else self._states.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned. ValueError where the actions have another layout."""
+        """Restore what `state_dict` returned. ValueError where actions or states have another layout."""
+        if self._states is not None:
+            self._states.load_state_dict(state.get("policy_states"))
         self._steps.load_state_dict(state["last_actions"])
         self._update_epochs = int(state["update_epochs"])
 

@@ -24,6 +24,7 @@ _WHERE = "CoreTrainingLoop.rollout_phase"
 _PROVIDED = frozenset(
     {"env_obs", "rewards", "training_env_ids", "reward_baseline", "dones", "truncateds", "teacher_actions"}
     | {"row_id", "t_in_row", "last_actions", "batch", "bptt", "valid", "truncation_values", "actions"}
+    | {"state", "resets"}
 )
 
 
