@@ -12,7 +12,7 @@ from hotloop.experience import Experience
 from hotloop.loop import CoreTrainingLoop
 from hotloop.losses import Loss, ppo_losses
 from hotloop.optim import Adam
-from hotloop.policies import MLPPolicy
+from hotloop.policies import GRUPolicy, LSTMPolicy, MLPPolicy
 from hotloop.trainer.config import TrainConfig
 
 
@@ -35,8 +35,8 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
     Args:
         config: resolved (`TrainConfig.resolved`). torch's generator should be seeded already.
         environment: a `hotloop.envs.TrainingEnvironment`; made from `config.env` when None.
-        policy: a `hotloop.policies.Policy` module on any device; when None, an `MLPPolicy` for the
-            environment's spaces.
+        policy: a `hotloop.policies.Policy` module on any device; when None, that of
+            `config.policy` for the environment's spaces.
 
     Raises:
         ValueError: the environment has another number of agents than `config.num_envs`, or the device is not
@@ -51,12 +51,7 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
             f"build_components: the environment has {agents} agents, num_envs says {config.num_envs}"
         )
     if policy is None:
-        policy = MLPPolicy.from_spaces(
-            environment.single_observation_space,
-            environment.single_action_space,
-            hidden=config.policy.hidden,
-            log_std_init=config.policy.log_std_init,
-        )
+        policy = make_policy(config, environment)
     policy = policy.to(device)
     loop_config = config.loop_config()
     losses = ppo_losses(
@@ -90,6 +85,8 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
         optimizer=optimizer,
         device=device,
         context=context,
+        burn_in=config.policy.burn_in,
+        recurrent_check=config.policy.recurrent_check,
     )
     context.losses = losses
     for loss in losses.values():
@@ -134,6 +131,17 @@ def make_environment(config: TrainConfig, *, seed: int) -> Any:
         )
     except MAKE_ERRORS as error:
         raise ValueError(f"env {config.env!r} cannot be made: {error}") from error
+
+
+def make_policy(config: TrainConfig, environment: Any) -> torch.nn.Module:
+    """The policy of `config.policy` for the environment's spaces."""
+    settings = config.policy
+    spaces = environment.single_observation_space, environment.single_action_space
+    options: dict[str, Any] = {"hidden": settings.hidden, "log_std_init": settings.log_std_init}
+    if settings.kind == "mlp":
+        return MLPPolicy.from_spaces(*spaces, **options)
+    kind = LSTMPolicy if settings.kind == "lstm" else GRUPolicy
+    return kind.from_spaces(*spaces, core_size=settings.core_size, **options)
 
 
 def make_optimizer(policy: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
