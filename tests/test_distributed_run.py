@@ -34,6 +34,11 @@ CASES = {
         "--env", "Pendulum-v1", "--environment.kwargs", "max_episode_steps", "13",
         "--sampling.method", "stratified", "--total-timesteps", "1000",
     ],
+    "recurrent": [
+        "--policy.kind", "lstm", "--policy.core-size", "8", "--policy.burn-in", "2",
+        "--environment.autoreset", "next_step", "--sampling.method", "stratified",
+        "--total-timesteps", "1000",
+    ],
 }  # fmt: skip
 
 

@@ -52,3 +52,22 @@ def test_own_module_repeats_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(first) == 3
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize(
+    ("policy", "autoreset"),
+    [("lstm", "same_step"), pytest.param("gru", "next_step", marks=pytest.mark.slow)],
+)
+def test_recall_needs_memory(policy: str, autoreset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        main = example("recall")["main"]
+        remembers = main(policy, total_timesteps=40_000, autoreset=autoreset)
+        forgets = main("mlp", total_timesteps=20_000, autoreset=autoreset)
+    finally:
+        torch.set_num_threads(threads)
+    assert statistics.fmean(remembers[-3:]) > 0.9
+    # Four cues: guessing is right once in four, and 0.45 is 10 standard errors from it.
+    assert statistics.fmean(forgets[-3:]) < 0.45
+    assert capsys.readouterr().out.count(" steps   return ") == len(remembers) + len(forgets)

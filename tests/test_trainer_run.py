@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from hotloop.policies import GRUPolicy, LSTMPolicy, MLPPolicy
 from hotloop.trainer import TrainConfig, Trainer
 from hotloop.trainer.checkpoint import load_checkpoint
 from hotloop.trainer.metrics import LEADING_COLUMNS, TIMING_COLUMNS, read_metrics
@@ -125,6 +126,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "anneal": {"optimizer": {"anneal": True}},
     "two rows an environment": {"rollout": {"horizon": 8, "batch_size": 128, "update_epochs": 1}},
     "continuous": {"env": "Pendulum-v1"},
+    "lstm": {"policy": {"kind": "lstm", "hidden": [8], "core_size": 4, "burn_in": 2}},
+    "gru": {
+        "policy": {"kind": "gru", "hidden": [8], "core_size": 4},
+        "environment": {"vectorization": "sync"},
+    },
     "centred rewards": {"advantage": {"reward_centering": {"enabled": True, "beta": 0.1}}},
 }
 
@@ -220,6 +226,21 @@ def test_an_environment_that_cannot_be_saved_is_said_so(
     assert result.reason == "total_timesteps"
 
 
+def test_fresh_episodes_after_a_resumption_begin_with_fresh_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hotloop.envs import GymnasiumEnvironment
+
+    policy = {"kind": "gru", "hidden": [8], "core_size": 4}
+    for why in (None, "it is a secret"):
+        monkeypatch.setattr(GymnasiumEnvironment, "why_unsavable", property(lambda self, why=why: why))
+        run(settings(tmp_path / str(why), policy=policy), progress=Recorder(stop_after=2))
+        trainer = Trainer(resumed(tmp_path / str(why), policy=policy), progress=Recorder())
+        states = trainer.loop.state_dict()["policy_states"]["states"]["h"]
+        assert bool(states.any()) == (why is None)
+        trainer.environment.close()
+
+
 def test_the_goal_ends_the_run_once_100_episodes_are_known(tmp_path: Path) -> None:
     config = settings(tmp_path / "r", total_timesteps=10**6, stop_at_return=1.0)
     result = run(config)
@@ -302,3 +323,16 @@ def test_the_last_column_of_a_segment(tmp_path: Path, boundary: str, alive: bool
     trainer.train()
     last = trainer.experience.buffer["advantages_full"][:, -1]
     assert bool(last.count_nonzero()) is alive
+
+
+@pytest.mark.parametrize("kind", [LSTMPolicy, GRUPolicy, MLPPolicy])
+def test_the_kind_of_policy_is_a_setting(kind: type[torch.nn.Module], tmp_path: Path) -> None:
+    name = kind.__name__.removesuffix("Policy").lower()
+    policy = {"kind": name, "hidden": [8, 6], "core_size": 4, "recurrent_check": "off"}
+    trainer = Trainer(settings(tmp_path / "run", policy=policy), progress=Recorder())
+    assert type(trainer.policy) is kind
+    if kind is not MLPPolicy:
+        assert (trainer.policy.core.input_size, trainer.policy.core_size) == (6, 4)
+    trainer.environment.close()
+    with pytest.raises(ValueError, match=r"policy\.kind"):
+        settings(tmp_path / "other", policy={"kind": "rnn"})

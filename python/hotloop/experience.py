@@ -207,6 +207,11 @@ class Experience:
         """Calls of `store` in this rollout that had no row left to write."""
         return self._book.skipped_steps
 
+    def takes_next_step(self, agent: int) -> bool:
+        """Whether the next step of the slice that `agent` belongs to will be stored, or skipped because that
+        slice has used up its rows."""
+        return self._book.takes_next_step(agent)
+
     def reset_for_rollout(self) -> None:
         """Agent i back to row i, column 0. The buffer keeps its contents."""
         self._book.reset()

@@ -133,6 +133,10 @@ class RowBook:
             views = self._views[start, stop] = RowViews(self.rows[start:stop], self.positions[start:stop])
         return views
 
+    def takes_next_step(self, agent: int) -> bool:
+        """Whether the agent's slice is not done with this rollout."""
+        return not self._done[agent]
+
     def begin_store(self, start: int, stop: int) -> int | None:
         """The column that the slice writes now; None when it is done with this rollout."""
         cursors = self.cursors.native

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from tensordict import NonTensorData, TensorDictBase
 from torch import Tensor
 
@@ -21,7 +20,9 @@ from hotloop.experience import Experience
 from hotloop.gradients import GradientAverage
 from hotloop.loop_boundary import BoundaryMode, RowBoundary
 from hotloop.loop_direct import DirectActing
-from hotloop.loop_rollout import StepBuilder, checked_actions
+from hotloop.loop_policy_state import policy_states
+from hotloop.loop_recurrent_check import RecurrentCheck, RecurrentSelfCheck
+from hotloop.loop_rollout import EnvStep, RolloutResult, StepBuilder, checked_actions, checked_progress
 from hotloop.loop_training import (
     AfterRows,
     Arrivals,
@@ -44,24 +45,10 @@ if TYPE_CHECKING:
     from hotloop.envs import TrainingEnvironment
     from hotloop.policies import Policy
 
+__all__ = ["CoreTrainingLoop", "RolloutResult"]
+
 SamplingSide = Literal["loop", "losses"]
 Accumulation = Literal["mean", "sum"]
-
-
-class RolloutResult(BaseModel):
-    """What a rollout phase returns.
-
-    ``raw_infos``: the environment's info dicts in the order in which they came. ``agent_steps``:
-    environment steps made. ``training_env_id``: the slice of agents served last. ``info_steps``: for each
-    info the number of the step, counted from 0, that it came with.
-    """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
-    raw_infos: list[dict[str, Any]]
-    agent_steps: int
-    training_env_id: slice
-    info_steps: list[int] = []
 
 
 class CoreTrainingLoop:
@@ -96,6 +83,13 @@ class CoreTrainingLoop:
         has `peek_observations` and ``sampling="loop"``. See `hotloop.loop_boundary`.
     reset_last_actions
         Show zeros as the last action after an episode's end.
+    burn_in
+        For a recurrent policy: leading columns of each segment that only bring its state up to date in
+        training. They enter no loss.
+    recurrent_check
+        For a recurrent policy: when to make sure that the training forward repeats the rollout. ``"first"``:
+        before the first update; ``"always"``: before that of every training phase. See
+        `hotloop.loop_recurrent_check`.
 
     Attributes: the constructor's, `accumulate_minibatches`, `policy_spec`, `last_action` (``[A, k]``, live).
     """
@@ -115,9 +109,12 @@ class CoreTrainingLoop:
         truncation: TruncationMode = "auto",
         boundary: BoundaryMode = "auto",
         reset_last_actions: bool = False,
+        burn_in: int = 0,
+        recurrent_check: RecurrentCheck = "first",
     ) -> None:
         _check_choice("sampling", sampling, ("loop", "losses"))
         _check_choice("accumulation", accumulation, ("mean", "sum"))
+        _check_choice("recurrent_check", recurrent_check, ("first", "always", "off"))
         self.policy = policy
         self.experience = experience
         self.losses = losses
@@ -146,6 +143,8 @@ class CoreTrainingLoop:
             boundary,
             loop_samples=sampling == "loop",
         )
+        self._states = policy_states(policy, experience, burn_in=burn_in, sampling=sampling)
+        self._recurrent_check = RecurrentSelfCheck(recurrent_check, self._states)
         if sampling == "loop" and "values" in experience.buffer:
             missing = [key for key in ("rewards", "dones") if key not in experience.buffer]
             if missing:
@@ -183,6 +182,12 @@ class CoreTrainingLoop:
         ids = td["training_env_ids"].reshape(-1)
         td["last_actions"] = self.last_action.index_select(0, ids.to(self.last_action.device))
 
+    def begin_episodes(self) -> None:
+        """All agents are at the beginning of an episode: call it when the environment was replaced or reset
+        from outside. A recurrent policy's states begin anew."""
+        if self._states is not None:
+            self._states.begin_anew()
+
     # Rollout
 
     def rollout_phase(self, env: TrainingEnvironment, context: ComponentContext) -> RolloutResult:
@@ -206,9 +211,12 @@ class CoreTrainingLoop:
         self, env: TrainingEnvironment, context: ComponentContext, draws: AgentDraws
     ) -> RolloutResult:
         experience, steps, losses = self.experience, self._steps, list(self.losses.values())
+        states = self._states
         steps.begin_rollout(env, context)
         self._truncation.begin_rollout(env)
         self._boundary.begin_rollout(env)
+        if states is not None:
+            states.begin_rollout(env)
         experience.reset_for_rollout()
         for loss in losses:
             loss.on_rollout_start(context)
@@ -236,11 +244,13 @@ class CoreTrainingLoop:
                 with stopwatch("_rollout.td_prep"):
                     td = steps.build(step, context)
                 with stopwatch("_rollout.inference"):
-                    self._truncation.add_to(td, step, env)
+                    self._prepare(td, step, env, begins_segments=True)
                     draws.act(window.start, window.stop)
                     for loss in losses:
                         loss.rollout(td, context)
                     draws.set_aside()
+                    if states is not None:
+                        states.take_back(td, step)
                 actions, rewards = checked_actions(td, step.window.agents, steps.action_width), td["rewards"]
                 steps.remember(td, actions, step.window)
             self._boundary.after_step(td, step.window, experience.stored_steps > stored)
@@ -252,32 +262,31 @@ class CoreTrainingLoop:
                 info_steps.extend([step_number] * len(step.infos))
             step_number += 1
             agent_steps += step.num_steps
-            idle_steps = self._check_stored(experience.stored_steps - stored, idle_steps)
+            idle_steps = checked_progress(
+                experience.stored_steps - stored, idle_steps, experience.bptt_horizon
+            )
         if window is None:
             raise RuntimeError(
                 "CoreTrainingLoop.rollout_phase: the rollout was complete before its first step"
             )
         self._truncation.end_rollout()
-        self._boundary.end_rollout(env, context, self._truncation.add_to)
+        kept = None if states is None else states.state_dict()
+        self._boundary.end_rollout(env, context, self._prepare)
+        if states is not None:
+            states.load_state_dict(kept)  # looking at the newest step must not move them
         context.training_env_id = window
         return RolloutResult(
             raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window, info_steps=info_steps
         )
 
-    def _check_stored(self, stored: int, idle_steps: int) -> int:
-        """Count of steps since one was stored; a rollout that cannot end must not hang."""
-        if stored > 1:
-            raise RuntimeError(
-                f"CoreTrainingLoop.rollout_phase: one loss must store each step, got {stored} calls of "
-                "Experience.store: every call moves the cursors on, so close the others' rollout gate"
-            )
-        idle_steps = 0 if stored else idle_steps + 1
-        if idle_steps > 1000 + 100 * self.experience.bptt_horizon:
-            raise RuntimeError(
-                f"CoreTrainingLoop.rollout_phase: {idle_steps} steps in a row added nothing to the "
-                "experience: no loss calls Experience.store, or some agents are never served"
-            )
-        return idle_steps
+    def _prepare(self, td: TensorDictBase, step: EnvStep, env: Any, *, begins_segments: bool = False) -> None:
+        """Before the policy sees a step: the states of recurrent policies, and V of final observations, for
+        which the state is that of the episode which ends. A step that is only looked at begins no segment."""
+        if self._states is not None:
+            self._states.hand_out(td, step.window)
+        self._truncation.add_to(td, step, env)
+        if self._states is not None:
+            self._states.reset_where_ended(step, begins_segments=begins_segments)
 
     # Training
 
@@ -307,6 +316,8 @@ class CoreTrainingLoop:
         self.experience.reset_importance_sampling_ratios()
         for loss in losses:
             loss.zero_loss_tracker()
+        with context.stopwatch("_train.forward"):
+            self._recurrent_check(self.policy, self.experience, self._policy_keys)
 
         epochs_trained = 0
         stop = False
@@ -393,9 +404,12 @@ class CoreTrainingLoop:
         if mb_idx == 0:
             shared["advantages_full"] = NonTensorData(advantages)
         sampled_mb = shared["sampled_mb"]
+        recurrent = None
+        if self._states is not None:
+            recurrent = self._states.training_inputs(sampled_mb, shared["indices"][:, 0])
         weight = rank_weight(sampled_mb)
         with stopwatch("_train.forward"):
-            policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys)
+            policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys, recurrent)
         set_entries(shared, {"policy_td": policy_td})
         with stopwatch("_train.advantage"):
             if self._wants_ratio():
@@ -459,13 +473,19 @@ class CoreTrainingLoop:
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
-        """What the loop remembers between epochs: the agents' last actions and the count of update epochs
-        that keys its random draws. The policy, the optimizer and `context.state` save themselves; the
-        experience is filled anew by each rollout."""
-        return {"last_actions": self._steps.state_dict(), "update_epochs": self._update_epochs}
+        """What the loop remembers between epochs: the agents' last actions and recurrent states, and the
+        count of update epochs that keys its random draws. The policy, the optimizer and `context.state` save
+        themselves; the experience is filled anew by each rollout."""
+        return {
+            "last_actions": self._steps.state_dict(),
+            "update_epochs": self._update_epochs,
+            "policy_states": None if self._states is None else self._states.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned. ValueError where the actions have another layout."""
+        """Restore what `state_dict` returned. ValueError where actions or states have another layout."""
+        if self._states is not None:
+            self._states.load_state_dict(state.get("policy_states"))
         self._steps.load_state_dict(state["last_actions"])
         self._update_epochs = int(state["update_epochs"])
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
@@ -24,7 +25,24 @@ _WHERE = "CoreTrainingLoop.rollout_phase"
 _PROVIDED = frozenset(
     {"env_obs", "rewards", "training_env_ids", "reward_baseline", "dones", "truncateds", "teacher_actions"}
     | {"row_id", "t_in_row", "last_actions", "batch", "bptt", "valid", "truncation_values", "actions"}
+    | {"state", "resets"}
 )
+
+
+class RolloutResult(BaseModel):
+    """What a rollout phase returns.
+
+    ``raw_infos``: the environment's info dicts in the order in which they came. ``agent_steps``:
+    environment steps made. ``training_env_id``: the slice of agents served last. ``info_steps``: for each
+    info the number of the step, counted from 0, that it came with.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    raw_infos: list[dict[str, Any]]
+    agent_steps: int
+    training_env_id: slice
+    info_steps: list[int] = []
 
 
 class Window(NamedTuple):
@@ -307,6 +325,23 @@ class StepBuilder:
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     """On `device`; the tensor itself where it is there already."""
     return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
+
+
+def checked_progress(stored: int, idle_steps: int, horizon: int) -> int:
+    """Count of steps since one was stored, after one of which `stored` calls of `Experience.store` wrote; a
+    rollout that cannot end must not hang."""
+    if stored > 1:
+        raise RuntimeError(
+            f"{_WHERE}: one loss must store each step, got {stored} calls of Experience.store: every call "
+            "moves the cursors on, so close the others' rollout gate"
+        )
+    idle_steps = 0 if stored else idle_steps + 1
+    if idle_steps > 1000 + 100 * horizon:
+        raise RuntimeError(
+            f"{_WHERE}: {idle_steps} steps in a row added nothing to the experience: no loss calls "
+            "Experience.store, or some agents are never served"
+        )
+    return idle_steps
 
 
 def checked_actions(td: TensorDictBase, count: int, width: int) -> Tensor:

@@ -179,12 +179,16 @@ def delta_lambda_advantages(
 
 
 def forward_policy_for_training(
-    policy: Policy, minibatch: TensorDictBase, keys: Sequence[Key]
+    policy: Policy,
+    minibatch: TensorDictBase,
+    keys: Sequence[Key],
+    recurrent: Mapping[str, Any] | None = None,
 ) -> TensorDictBase:
     """Run the policy on the entries `keys` of a minibatch `[B, T]`; its outputs (and inputs) as `[B, T]`.
 
     The policy sees flat entries `[B * T]`, row by row, with `bptt` = T and `batch` = B, and evaluates the
-    stored actions, `[B * T, k]`. Its memory is reset before.
+    stored actions, `[B * T, k]`. Its memory is reset before. `recurrent`: the keywords that a policy with a
+    state gets (see `hotloop.policies.RecurrentPolicy`).
     """
     rows, horizon = minibatch.batch_size
     count = rows * horizon
@@ -194,7 +198,7 @@ def forward_policy_for_training(
     inputs["bptt"], inputs["batch"] = _sizes(rows, horizon, minibatch.device)
     td = flat_tensordict(inputs, (count,), minibatch.device)
     policy.reset_memory()
-    result = policy.forward(td, action=minibatch["actions"].reshape(count, -1))
+    result = policy.forward(td, action=minibatch["actions"].reshape(count, -1), **(recurrent or {}))
     return unflattened(td if result is None else result, (rows, horizon), inputs, minibatch)
 
 

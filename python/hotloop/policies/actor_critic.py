@@ -15,9 +15,8 @@ from hotloop.policies.actions import ActionSpec
 from hotloop.policies.heads import make_head
 
 
-class ActorCriticPolicy(nn.Module, ABC):
-    """A policy made of one method, `logits_and_value`; see `hotloop.policies.Policy` for what `forward`
-    writes.
+class ActorCriticBase(nn.Module):
+    """What actor-critic policies share: the observation that comes in, the head, and what is written.
 
     Parameters
     ----------
@@ -28,10 +27,6 @@ class ActorCriticPolicy(nn.Module, ABC):
         to `obs_dtype` before the network sees them, so that acting and training see the same numbers.
     """
 
-    #: whether a rollout may run the network in `torch.inference_mode`, which spares autograd's bookkeeping. A
-    #: module that keeps tensors which it makes in `forward`, and uses them again in training, must not.
-    acts_in_inference_mode = True
-
     def __init__(self, action: Any, obs_shape: Sequence[int], obs_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if not isinstance(obs_dtype, torch.dtype):
@@ -41,16 +36,63 @@ class ActorCriticPolicy(nn.Module, ABC):
         self.obs_dtype = obs_dtype
         self.head = make_head(self.action_spec)
 
-    @abstractmethod
-    def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations ``[n, *obs_shape]`` to logits ``[n, action_spec.num_logits]`` and values ``[n]``."""
-
     def get_agent_experience_spec(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """``env_obs`` and ``actions``: shape and dtype per agent and step."""
         return {"env_obs": (self.obs_shape, self.obs_dtype), "actions": self.action_spec.experience_entry()}
 
     def reset_memory(self) -> None:
-        """Nothing to forget: feed-forward."""
+        """Nothing to forget: what the policy remembers, if anything, is kept by the loop."""
+
+    def _checked(self, obs: Tensor) -> Tensor:
+        """Observations ``[n, *obs_shape]`` in the stored dtype; ValueError for another shape."""
+        if obs.shape[1:] != self.obs_shape:
+            raise ValueError(
+                f"{type(self).__name__}.forward: env_obs must be [n, {', '.join(map(str, self.obs_shape))}], "
+                f"got {list(obs.shape)}"
+            )
+        return obs if obs.dtype == self.obs_dtype else obs.to(self.obs_dtype)
+
+    def _drawn(
+        self, logits: Tensor, value: Tensor, *, all_choices: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Values, actions, their log probabilities, and those of all choices where the head has them."""
+        actions, log_prob, full = self.head.sample(logits, all_choices=all_choices)
+        return value, actions, log_prob, full
+
+    @staticmethod
+    def _write_drawn(
+        td: TensorDictBase, value: Tensor, actions: Tensor, log_prob: Tensor, full: Tensor | None
+    ) -> TensorDictBase:
+        written = {"values": value, "actions": actions, "act_log_prob": log_prob}
+        if full is not None:
+            written["full_log_probs"] = full
+        set_entries(td, written)
+        return td
+
+    def _write_evaluated(
+        self, td: TensorDictBase, logits: Tensor, value: Tensor, action: Tensor
+    ) -> TensorDictBase:
+        if action.numel() != logits.shape[0] * self.action_spec.width:
+            raise ValueError(
+                f"{type(self).__name__}.forward: action must be [{logits.shape[0]}, "
+                f"{self.action_spec.width}], got {list(action.shape)}"
+            )
+        log_prob, entropy = self.head.evaluate(logits, action)
+        set_entries(td, {"values": value, "act_log_prob": log_prob, "entropy": entropy})
+        return td
+
+
+class ActorCriticPolicy(ActorCriticBase, ABC):
+    """A feed-forward policy made of one method, `logits_and_value`; see `hotloop.policies.Policy` for what
+    `forward` writes, and `ActorCriticBase` for the parameters."""
+
+    #: whether a rollout may run the network in `torch.inference_mode`, which spares autograd's bookkeeping. A
+    #: module that keeps tensors which it makes in `forward`, and uses them again in training, must not.
+    acts_in_inference_mode = True
+
+    @abstractmethod
+    def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations ``[n, *obs_shape]`` to logits ``[n, action_spec.num_logits]`` and values ``[n]``."""
 
     def forward(self, td: TensorDictBase, action: Tensor | None = None) -> TensorDictBase:
         """Act or evaluate `action`, writing into `td` (flat, see `hotloop.policies.Policy`) and returning it.
@@ -59,37 +101,15 @@ class ActorCriticPolicy(nn.Module, ABC):
         """
         obs: Tensor = td["env_obs"]
         if action is None:
-            value, actions, log_prob, full = self.act(obs)
-            written = {"values": value, "actions": actions, "act_log_prob": log_prob}
-            if full is not None:
-                written["full_log_probs"] = full
-            set_entries(td, written)
-            return td
-        logits, value = self._logits_and_value(obs)
-        if action.numel() != obs.shape[0] * self.action_spec.width:
-            raise ValueError(
-                f"{type(self).__name__}.forward: action must be [{obs.shape[0]}, {self.action_spec.width}], "
-                f"got {list(action.shape)}"
-            )
-        log_prob, entropy = self.head.evaluate(logits, action)
-        set_entries(td, {"values": value, "act_log_prob": log_prob, "entropy": entropy})
-        return td
+            return self._write_drawn(td, *self.act(obs))
+        logits, value = self.logits_and_value(self._checked(obs))
+        return self._write_evaluated(td, logits, value, action)
 
     def act(self, obs: Tensor, *, all_choices: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Values ``[n]``, actions, log probabilities ``[n]``, and those of all choices (where the head has
         them, and `all_choices` wants them), of observations ``[n, *obs_shape]``: what `forward` writes when
         it acts."""
-        logits, value = self._logits_and_value(obs)
-        actions, log_prob, full = self.head.sample(logits, all_choices=all_choices)
-        return value, actions, log_prob, full
-
-    def _logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        if obs.shape[1:] != self.obs_shape:
-            raise ValueError(
-                f"{type(self).__name__}.forward: env_obs must be [n, {', '.join(map(str, self.obs_shape))}], "
-                f"got {list(obs.shape)}"
-            )
-        return self.logits_and_value(obs if obs.dtype == self.obs_dtype else obs.to(self.obs_dtype))
+        return self._drawn(*self.logits_and_value(self._checked(obs)), all_choices=all_choices)
 
 
 class WrappedActorCritic(ActorCriticPolicy):

@@ -65,16 +65,9 @@ class MLPPolicy(ActorCriticPolicy):
         Raises TypeError for an observation space of another kind; a Discrete one names states and does not
         measure anything, so it needs a module of one's own (`wrap_actor_critic`).
         """
-        shape = getattr(observation_space, "shape", None)
-        dtype = getattr(torch, str(getattr(observation_space, "dtype", "")), None)
-        discrete = hasattr(observation_space, "n") and not shape
-        if shape is None or discrete or not isinstance(dtype, torch.dtype):
-            raise TypeError(
-                "MLPPolicy.from_spaces: observation_space must be a Box or the like, with a shape and a "
-                f"numeric dtype, got {type(observation_space).__name__}"
-            )
-        options.setdefault("obs_dtype", torch.float32 if dtype == torch.float64 else dtype)
-        return cls(tuple(shape), ActionSpec.from_space(action_space), **options)
+        shape, dtype = observation_entry(observation_space, "MLPPolicy.from_spaces")
+        options.setdefault("obs_dtype", dtype)
+        return cls(shape, ActionSpec.from_space(action_space), **options)
 
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Observations ``[n, *obs_shape]`` to logits ``[n, num_logits]`` and values ``[n]``."""
@@ -86,6 +79,22 @@ class MLPPolicy(ActorCriticPolicy):
             logits = torch.cat((logits, self.log_std.expand_as(logits)), dim=-1)
         value: Tensor = self.critic(x)
         return logits, value.squeeze(-1)
+
+
+def observation_entry(observation_space: Any, where: str) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and stored dtype of the observations of a gymnasium-like space; float64 is stored as float32.
+
+    Raises TypeError for a space without a shape or a numeric dtype, and for a Discrete one.
+    """
+    shape = getattr(observation_space, "shape", None)
+    dtype = getattr(torch, str(getattr(observation_space, "dtype", "")), None)
+    discrete = hasattr(observation_space, "n") and not shape
+    if shape is None or discrete or not isinstance(dtype, torch.dtype):
+        raise TypeError(
+            f"{where}: observation_space must be a Box or the like, with a shape and a numeric dtype, got "
+            f"{type(observation_space).__name__}"
+        )
+    return tuple(shape), torch.float32 if dtype == torch.float64 else dtype
 
 
 def hidden_layers(widths: Sequence[int]) -> nn.Sequential:

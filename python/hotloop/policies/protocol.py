@@ -42,3 +42,60 @@ class Policy(Protocol):
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """The parameters whose gradients are clipped."""
         ...
+
+
+@runtime_checkable
+class RecurrentPolicy(Protocol):
+    """A `Policy` that keeps a state for each agent from step to step. The loop holds the states.
+
+    The loop knows such a policy by its ``get_state_spec()``. The state may be any nested description, of an
+    LSTM, a window of observations or a belief, say. It is handed out before every step, taken back after it,
+    and begins anew at the first observation of an episode: before observation t where the flags that came
+    with it say that the last episode is over, and under Gymnasium's NEXT_STEP autoreset, where the flagged
+    observation is the last of the old episode, one step later. Nothing else touches it: it lives on from one
+    rollout to the next.
+
+    The spec of `get_agent_experience_spec` must hold ``"resets": ((), torch.bool)``, the entry in which the
+    loop notes the steps before which the state began anew.
+
+    A policy may also have ``initial_state()``: the state in which an episode begins, by the keys of
+    ``get_state_spec()``, each of the shape for one agent. It is read once, when the loop is built; without it
+    the state begins as zeros.
+    """
+
+    def get_agent_experience_spec(self) -> Any:
+        """As of `Policy`, with ``resets``."""
+        ...
+
+    def get_state_spec(self) -> Any:
+        """What one agent's state consists of: ``{key: (shape, dtype)}``, nested dicts allowed, or an object
+        that behaves like torchrl's Composite."""
+        ...
+
+    def forward(
+        self, td: TensorDictBase, action: Tensor | None = None, *, state: TensorDictBase | None = None
+    ) -> TensorDictBase:
+        """As of `Policy`, with the state.
+
+        Acting (``state is None``): ``td["state"]`` is a TensorDict ``[n]`` with the state before this step,
+        already reset where an episode began; the policy writes the state after it into ``td["state"]``, in
+        the same shapes. The given tensors are the loop's own memory.
+
+        Training: `state` is a TensorDict ``[B]``, the state of each segment before its column 0, and
+        ``td["resets"]``, bool ``[B * T]`` like all of td, says before which steps the state begins anew.
+        The policy must repeat what it did in the rollout; the loop checks that before the first update.
+
+        A policy that can burn in also takes the keyword ``burn_in``, an int: the first so many columns bring
+        the state up to date and no gradient flows through them (Kapturowski et al. 2019, "Recurrent
+        Experience Replay in Distributed Reinforcement Learning"). Their outputs are written like all
+        others; no loss looks at them.
+        """
+        ...
+
+    def reset_memory(self) -> None:
+        """As of `Policy`. The states are the loop's, so there is usually nothing to forget."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """As of `Policy`."""
+        ...

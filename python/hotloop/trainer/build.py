@@ -85,6 +85,8 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
         device=device,
         context=context,
         boundary=config.rollout.boundary,
+        burn_in=config.policy.burn_in,
+        recurrent_check=config.policy.recurrent_check,
     )
     context.losses = losses
     for loss in losses.values():

@@ -57,10 +57,18 @@ class RolloutConfig(_Section):
 class PolicyConfig(_Section):
     """The policy network."""
 
-    kind: Literal["auto", "mlp", "token", "nature_cnn"] = "auto"
-    """auto: nature_cnn for stacked images, token for uint8 [n, 3], else mlp."""
+    kind: Literal["auto", "mlp", "token", "nature_cnn", "lstm", "gru"] = "auto"
+    """auto: nature_cnn for stacked images, token for uint8 [n, 3], else mlp. lstm and gru put a recurrent
+    core behind their hidden layers."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers, of actor and critic each. nature_cnn has one of its own."""
+    """Widths of the hidden layers, of actor and critic each; of the layers before a recurrent core.
+    nature_cnn has one of its own."""
+    core_size: int = Field(default=64, ge=1)
+    """Hidden units of a recurrent core."""
+    burn_in: int = Field(default=0, ge=0)
+    """Leading steps of each segment that only bring a recurrent state up to date in training."""
+    recurrent_check: Literal["first", "always", "off"] = "first"
+    """When to prove that training repeats the rollout's log probabilities, with a recurrent policy."""
     log_std_init: float = 0.0
     """Start of the log standard deviation of continuous actions."""
 

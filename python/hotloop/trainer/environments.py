@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hotloop.policies import MLPPolicy, NatureCNNPolicy, TokenPolicy
+from hotloop.policies import GRUPolicy, LSTMPolicy, MLPPolicy, NatureCNNPolicy, TokenPolicy
 from hotloop.policies.nature_cnn import reads_images
 from hotloop.policies.token_policy import reads_tokens
 from hotloop.trainer.config import EnvBackend, EnvironmentConfig, PolicyConfig, TrainConfig
@@ -18,7 +18,13 @@ _READS: dict[EnvBackend, frozenset[str]] = {
     "mettagrid": frozenset({"kwargs"}),
     "atari": frozenset({"vectorization", "kwargs"}),
 }
-_POLICIES: dict[str, Any] = {"mlp": MLPPolicy, "token": TokenPolicy, "nature_cnn": NatureCNNPolicy}
+_POLICIES: dict[str, Any] = {
+    "mlp": MLPPolicy,
+    "token": TokenPolicy,
+    "nature_cnn": NatureCNNPolicy,
+    "lstm": LSTMPolicy,
+    "gru": GRUPolicy,
+}
 
 
 def make_environment(config: TrainConfig, *, seed: int) -> Any:
@@ -150,4 +156,6 @@ def _options(kind: str, settings: PolicyConfig) -> dict[str, Any]:
     options: dict[str, Any] = {"log_std_init": settings.log_std_init}
     if kind != "nature_cnn":
         options["hidden"] = settings.hidden
+    if kind in ("lstm", "gru"):
+        options["core_size"] = settings.core_size
     return options

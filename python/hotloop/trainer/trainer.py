@@ -363,6 +363,7 @@ class Trainer:
         self.context.state.load_state_dict(state["context"])
         self.episodes.load_state_dict(state["episodes"])
         if state["environment"] is None:
+            self.loop.begin_episodes()
             why = getattr(self.environment, "why_unsavable", None)
             self._notes.append(
                 "the environment's state could not be saved"
