@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,8 @@ from hotloop.bench import loops
 if not loops.folder().is_dir():
     pytest.skip("benchmarks/loops is part of the checkout only", allow_module_level=True)
 
-cleanrl, contestants, figures, jobs, networks = map(
-    loops.load, ("contest_cleanrl", "contestants", "figures", "jobs", "networks")
+cleanrl, contestants, environments, figures, jobs, networks = map(
+    loops.load, ("contest_cleanrl", "contestants", "environments", "figures", "jobs", "networks")
 )
 
 OWN = ("hotloop", "cleanrl", "bare")
@@ -72,6 +73,13 @@ def _check_epochs(contestant: Any) -> None:
         assert all(8 <= value <= 32 for value in returns)
     assert contestant.take_returns() == []
     contestant.close()
+
+
+def test_returns_of_episodes() -> None:
+    episodes = environments.Episodes(2)
+    for rewards, dones in (([1, 2], [0, 0]), ([1, 2], [1, 0]), ([5, 2], [1, 1])):
+        episodes.add(np.array(rewards), np.array(dones, dtype=np.bool_))
+    assert episodes.finished == [2.0, 5.0, 6.0]
 
 
 def test_who_cannot_play_says_why() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 
@@ -140,6 +141,9 @@ class MemoryEnvironment:
         dones = self._no_done if self._fresh else self._dones[at]
         n = self.total_parallel_agents
         return self._ring[at], self._rewards, dones, self._never, [], self._window, self._always, n
+
+    def peek_observations(self) -> Iterator[tuple[Any, ...]]:
+        yield self.get_observations()
 
     def send_actions(self, actions: Any) -> None:
         self._rewards.numpy()[:] = self.vector.step(actions)[1]
