@@ -152,6 +152,36 @@ def test_minibatches_get_the_states_of_their_rows(method: str) -> None:
         assert drawn[0].tolist() != sorted(drawn[0].tolist())
 
 
+@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
+@pytest.mark.parametrize("kind", [LSTMPolicy, GRUPolicy])
+def test_looking_at_the_end_of_a_rollout_moves_no_state(
+    kind: type[RecurrentActorCritic], autoreset: Any
+) -> None:
+    loops = []
+    for boundary in ("exact", "legacy"):
+        env = RecallEnvironment(8, cues=3, delay=(1, 4), autoreset=autoreset)
+        torch.manual_seed(0)
+        policy = kind.from_spaces(env.single_observation_space, env.single_action_space, core_size=4)
+        loop = build(policy, boundary=boundary)
+        infos = [loop.rollout_phase(env, loop.context).raw_infos for _ in range(3)]
+        loops.append((loop, infos))
+    (exact, infos), (legacy, others) = loops
+    assert infos == others
+    for key, entry in exact.experience.buffer.items():
+        assert torch.equal(entry, legacy.experience.buffer[key]), key
+    segments = torch.arange(exact.experience.segments)
+    assert exact._states is not None
+    assert legacy._states is not None
+    for ours, theirs in (
+        (exact._states.of_segments(segments), legacy._states.of_segments(segments)),
+        (exact._states.state_dict()["states"], legacy._states.state_dict()["states"]),
+    ):
+        for key, state in ours.items():
+            assert torch.equal(state, theirs[key])
+    exact.training_phase(exact.context, 1)
+    assert exact.experience.buffer["advantages_full"][:, -1].count_nonzero() > 0
+
+
 class Slow(Env):
     """The second slice is served every third time only."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -109,6 +110,9 @@ class PufferEnvironment:
         self._served: dict[tuple[int, int], _Window] = {}
         self._newest: tuple[_Window, list[dict[str, Any]]] | None = None
         self._closed = False
+        if batch == total:
+            # Of several slices only the one that is ready can be looked at.
+            self.peek_observations = self._peek
         vecenv.async_reset(seed)
 
     @property
@@ -162,6 +166,11 @@ class PufferEnvironment:
         if self._teacher:
             return observations, rewards, terminals, truncations, teacher, infos, served.window, mask, steps
         return observations, rewards, terminals, truncations, infos, served.window, mask, steps
+
+    def _peek(self) -> Iterator[StepBatch | TeacherStepBatch]:
+        """The one step that ``get_observations`` will return: ``peek_observations`` where all agents are
+        served together."""
+        yield self.get_observations()
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
         """Sends actions, [n] or [n, k], to the agents served last.

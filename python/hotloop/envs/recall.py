@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,13 @@ class RecallEnvironment:
             self._mask,
             int(self._mask.sum()),
         )
+
+    def peek_observations(self) -> Iterator[StepBatch]:
+        """The one step that ``get_observations`` will return, its infos included."""
+        infos = self._infos
+        step = self.get_observations()
+        self._infos = infos
+        yield step
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
         """One action for each agent, ``[n]`` or ``[n, 1]``. ValueError for another number of them."""
