@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from hotloop.envs.actions import ActionBounds, converter_of
-from hotloop.envs.batch_info import EnvironmentCount
-from hotloop.envs.protocol import AutoresetMode, StepBatch, TeacherStepBatch
+from hotloop.envs.protocol import AutoresetMode, EnvironmentCount, StepBatch, TeacherStepBatch
 from hotloop.envs.statistics import EpisodeStatistics
 
 PufferAutoreset: TypeAlias = Literal["auto", "next_step", "none"]
