@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -184,6 +184,10 @@ class MettaGridEnvironment:
         observations, rewards, terminals, truncations, mask = self._tensors
         steps = int(np.count_nonzero(self._mask))
         return observations, rewards, terminals, truncations, self._infos, self._window, mask, steps
+
+    def peek_observations(self) -> Iterator[StepBatch]:
+        """The one step that ``get_observations`` will return."""
+        yield self.get_observations()
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
         """Takes one action per agent, integers [n] or [n, 1]; the step is made by ``get_observations``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -40,7 +41,9 @@ class PufferEnvironment:
     the final observation to themselves: ``autoreset`` is None, and the loop, which says so once, cannot
     bootstrap the episodes that they truncate.
 
-    Its state cannot be saved: a resumed run starts fresh episodes.
+    ``peek_observations`` is there where a step is of all agents. PufferLib hands out no second slice before
+    the first was sent actions, so with several slices the loop cannot look at what the last actions of a
+    rollout led to, and says so once. Its state cannot be saved: a resumed run starts fresh episodes.
 
     Args:
         vecenv: see above.
@@ -108,6 +111,8 @@ class PufferEnvironment:
         self._served: dict[tuple[int, int], _Window] = {}
         self._newest: tuple[_Window, list[dict[str, Any]]] | None = None
         self._closed = False
+        if batch == total:
+            self.peek_observations: Callable[[], Iterator[StepBatch | TeacherStepBatch]] = self._peek
         vecenv.async_reset(seed)
 
     @property
@@ -161,6 +166,10 @@ class PufferEnvironment:
         if self._teacher:
             return observations, rewards, terminals, truncations, teacher, infos, served.window, mask, steps
         return observations, rewards, terminals, truncations, infos, served.window, mask, steps
+
+    def _peek(self) -> Iterator[StepBatch | TeacherStepBatch]:
+        """The one step that ``get_observations`` will return."""
+        yield self.get_observations()
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
         """Sends actions, [n] or [n, k], to the agents served last.
