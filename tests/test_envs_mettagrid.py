@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import mettagrid_double as double
-from hotloop.envs import ReportsAutoreset, TrainingEnvironment
+from hotloop.envs import PeeksObservations, ReportsAutoreset, TrainingEnvironment
 
 
 @pytest.fixture
@@ -92,6 +92,18 @@ def test_arenas_restart_within_the_step(made: Any) -> None:
     assert [info["agent_id"] for info in seen[5]["infos"]] == [2, 3]
     closed = [simulation.closed for simulation in double.Simulation.made]
     assert closed == [True, True, False, False]
+
+
+def test_peeking_steps_once(made: Any) -> None:
+    env = made(double.Config(max_steps=1), 1)
+    assert isinstance(env, PeeksObservations)
+    run(env, 1)
+    (peeked,) = env.peek_observations()
+    assert peeked[3].tolist() == [True, True]
+    assert env.final_observations() is not None
+    again = env.get_observations()
+    assert (again[0] is peeked[0], again[4] == peeked[4], len(again[4])) == (True, True, 2)
+    assert len(double.Simulation.made) == 2
 
 
 def test_every_simulation_has_a_seed_and_a_map_of_its_own(made: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hotloop.envs import PufferEnvironment, ReportsAutoreset, TrainingEnvironment
+from hotloop.envs import PeeksObservations, PufferEnvironment, ReportsAutoreset, TrainingEnvironment
 
 OBSERVATIONS = SimpleNamespace(shape=(2,), dtype=np.dtype(np.float32))
 CHOICES = SimpleNamespace(n=3, shape=(), dtype=np.dtype(np.int64), start=0)
@@ -115,6 +115,20 @@ def test_slices_may_come_in_any_order() -> None:
         [0.0, 2.0],
         [4.0, 3.0],
     ]
+
+
+def test_peeking_takes_no_turn_and_needs_all_agents_in_a_step() -> None:
+    vecenv = Script(2, [quiet([0, 1]), quiet([0, 1], rewards=[1.0, 2.0], terminals=[1, 0])])
+    env = PufferEnvironment(vecenv, seed=0)
+    run(env, 1)
+    assert isinstance(env, PeeksObservations)
+    (peeked,) = env.peek_observations()
+    assert (peeked[1].tolist(), vecenv.received) == ([1.0, 2.0], 2)
+    again = env.get_observations()
+    assert (again[0] is peeked[0], again[4], vecenv.received) == (True, peeked[4], 2)
+    assert len(again[4]) == 1
+    # Of two slices, the second cannot be had before the first was sent actions.
+    assert not isinstance(PufferEnvironment(Script(4, [quiet([0, 1])]), seed=0), PeeksObservations)
 
 
 def test_statistics_are_kept_for_every_agent_whatever_the_order() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from hotloop.envs import snapshot
 from hotloop.envs.actions import ActionBounds
-from hotloop.envs.batch_info import EnvironmentCount
 from hotloop.envs.gymnasium_make import (
     Vectorization,
     actions_of,
@@ -22,7 +21,7 @@ from hotloop.envs.gymnasium_make import (
     make_vector_env,
     observation_space_of,
 )
-from hotloop.envs.protocol import AutoresetMode, StepBatch
+from hotloop.envs.protocol import AutoresetMode, EnvironmentCount, StepBatch
 from hotloop.envs.statistics import EpisodeStatistics, recorded
 
 _STATE_VERSION = 1

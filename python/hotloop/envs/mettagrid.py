@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from hotloop.envs.actions import DiscreteActions
-from hotloop.envs.batch_info import EnvironmentCount
 from hotloop.envs.mettagrid_arenas import arena_config
-from hotloop.envs.protocol import AutoresetMode, StepBatch
+from hotloop.envs.protocol import AutoresetMode, EnvironmentCount, StepBatch
 from hotloop.envs.statistics import EpisodeStatistics
 
 try:

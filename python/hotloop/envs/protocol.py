@@ -9,6 +9,7 @@ arrival-indexed: the reward and the flags returned together with an observation 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
@@ -42,6 +43,13 @@ class BatchInfo(Protocol):
     @property
     def num_envs(self) -> int:
         """How many environments one batch holds."""
+
+
+@dataclass(frozen=True)
+class EnvironmentCount:
+    """A ``BatchInfo``."""
+
+    num_envs: int
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from hotloop.envs.actions import ActionBounds, converter_of
-from hotloop.envs.batch_info import EnvironmentCount
-from hotloop.envs.protocol import AutoresetMode, StepBatch, TeacherStepBatch
+from hotloop.envs.protocol import AutoresetMode, EnvironmentCount, StepBatch, TeacherStepBatch
 from hotloop.envs.statistics import EpisodeStatistics
 
 PufferAutoreset: TypeAlias = Literal["auto", "next_step", "none"]
@@ -42,7 +41,9 @@ class PufferEnvironment:
     the final observation to themselves: ``autoreset`` is None, and the loop, which says so once, cannot
     bootstrap the episodes that they truncate.
 
-    Its state cannot be saved: a resumed run starts fresh episodes.
+    ``peek_observations`` is there where a step is of all agents. PufferLib hands out no second slice before
+    the first was sent actions, so with several slices the loop cannot look at what the last actions of a
+    rollout led to, and says so once. Its state cannot be saved: a resumed run starts fresh episodes.
 
     Args:
         vecenv: see above.
@@ -111,8 +112,7 @@ class PufferEnvironment:
         self._newest: tuple[_Window, list[dict[str, Any]]] | None = None
         self._closed = False
         if batch == total:
-            # Of several slices only the one that is ready can be looked at.
-            self.peek_observations = self._peek
+            self.peek_observations: Callable[[], Iterator[StepBatch | TeacherStepBatch]] = self._peek
         vecenv.async_reset(seed)
 
     @property
@@ -168,8 +168,7 @@ class PufferEnvironment:
         return observations, rewards, terminals, truncations, infos, served.window, mask, steps
 
     def _peek(self) -> Iterator[StepBatch | TeacherStepBatch]:
-        """The one step that ``get_observations`` will return: ``peek_observations`` where all agents are
-        served together."""
+        """The one step that ``get_observations`` will return."""
         yield self.get_observations()
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
