@@ -12,6 +12,7 @@ from torch import Tensor
 from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig
 from hotloop.context import AdvantageConfig, SamplingConfig
 from hotloop.losses import ppo_losses
+from hotloop.optim import Adam
 from hotloop.policies import wrap_actor_critic
 
 from .contestants import Contestant
@@ -66,9 +67,7 @@ class Hotloop(Contestant):
             seed=seed,
         )
         self.context = ComponentContext(config=config, losses=losses)
-        optimizer = torch.optim.Adam(
-            policy.parameters(), lr=HYPER.learning_rate, eps=HYPER.adam_eps, fused=True
-        )
+        optimizer = Adam(policy.parameters(), lr=HYPER.learning_rate, eps=HYPER.adam_eps)
         self.loop = CoreTrainingLoop(policy, experience, losses, optimizer, "cpu", self.context)
         self._returns: list[float] = []
 
