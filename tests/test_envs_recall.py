@@ -25,7 +25,11 @@ def play(env: RecallEnvironment, steps: int, right: Any) -> list[tuple[torch.Ten
     history = []
     memory = torch.zeros(env.total_parallel_agents, dtype=torch.int64)
     for _ in range(steps):
+        (peeked,) = env.peek_observations()
+        assert peeked[4] == next(env.peek_observations())[4]
         obs, rewards, dones, truncations, infos, window, mask, count = env.get_observations()
+        assert peeked[0] is obs
+        assert peeked[4] == infos
         assert window == slice(0, env.total_parallel_agents)
         assert count == int(mask.sum())
         assert not truncations.any()

@@ -152,36 +152,6 @@ def test_minibatches_get_the_states_of_their_rows(method: str) -> None:
         assert drawn[0].tolist() != sorted(drawn[0].tolist())
 
 
-@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
-@pytest.mark.parametrize("kind", [LSTMPolicy, GRUPolicy])
-def test_looking_at_the_end_of_a_rollout_moves_no_state(
-    kind: type[RecurrentActorCritic], autoreset: Any
-) -> None:
-    loops = []
-    for boundary in ("exact", "legacy"):
-        env = RecallEnvironment(8, cues=3, delay=(1, 4), autoreset=autoreset)
-        torch.manual_seed(0)
-        policy = kind.from_spaces(env.single_observation_space, env.single_action_space, core_size=4)
-        loop = build(policy, boundary=boundary)
-        infos = [loop.rollout_phase(env, loop.context).raw_infos for _ in range(3)]
-        loops.append((loop, infos))
-    (exact, infos), (legacy, others) = loops
-    assert infos == others
-    for key, entry in exact.experience.buffer.items():
-        assert torch.equal(entry, legacy.experience.buffer[key]), key
-    segments = torch.arange(exact.experience.segments)
-    assert exact._states is not None
-    assert legacy._states is not None
-    for ours, theirs in (
-        (exact._states.of_segments(segments), legacy._states.of_segments(segments)),
-        (exact._states.state_dict()["states"], legacy._states.state_dict()["states"]),
-    ):
-        for key, state in ours.items():
-            assert torch.equal(state, theirs[key])
-    exact.training_phase(exact.context, 1)
-    assert exact.experience.buffer["advantages_full"][:, -1].count_nonzero() > 0
-
-
 class Slow(Env):
     """The second slice is served every third time only."""
 
@@ -247,6 +217,7 @@ def build(policy: RecurrentActorCritic, **options: Any) -> CoreTrainingLoop:
         "cpu",
     )
     optimizer = torch.optim.Adam(policy.parameters(), 0.01)
+    options.setdefault("recurrent_check", "always")
     return CoreTrainingLoop(
         policy, experience, losses, optimizer, "cpu", ComponentContext(config=config), **options
     )
@@ -294,6 +265,46 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
     for ours, theirs in zip(resumed(with_states=True), expected, strict=True):
         assert torch.equal(ours, theirs)
     assert not torch.equal(resumed(with_states=False)[0], expected[0])
+
+
+class InPlace(LSTMPolicy):
+    """Writes the new state over the one that it was given."""
+
+    def forward(self, td: TensorDictBase, action: Tensor | None = None, **kw: Any) -> TensorDictBase:
+        given = td.get("state", None)
+        super().forward(td, action, **kw)
+        if given is not None:
+            given.update_(td["state"])
+            td["state"] = given
+        return td
+
+
+@pytest.mark.parametrize("kind", [LSTMPolicy, InPlace])
+@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
+def test_looking_at_the_end_of_a_rollout_uses_the_states_and_leaves_them(
+    autoreset: Any, kind: type[LSTMPolicy]
+) -> None:
+    def start(boundary: str) -> tuple[CoreTrainingLoop, RecallEnvironment]:
+        env = RecallEnvironment(8, cues=3, delay=(1, 4), autoreset=autoreset)
+        torch.manual_seed(0)
+        policy = kind.from_spaces(env.single_observation_space, env.single_action_space, core_size=4)
+        return build(policy, boundary=boundary), env
+
+    buffers, ends = {}, None
+    for boundary in ("exact", "legacy"):
+        loop, env = start(boundary)
+        for _ in range(3):
+            if boundary == "exact" and loop.experience.full_rows:
+                ends = loop._boundary._kept["values"][8:].clone()
+            loop.rollout_phase(env, loop.context)
+            if ends is not None and boundary == "exact":
+                torch.testing.assert_close(ends, loop.experience.buffer["values"][:8, 0])
+            # Nor are the states that the segments started from disturbed.
+            loop._recurrent_check(loop.policy, loop.experience, loop._policy_keys)
+        buffers[boundary] = loop.experience.buffer.clone()
+    assert ends is not None
+    for key in ("values", "act_log_prob", "actions", "resets"):
+        assert torch.equal(buffers["exact"][key], buffers["legacy"][key]), key
 
 
 def test_burn_in_columns_enter_no_loss() -> None:

@@ -115,9 +115,16 @@ class RecallEnvironment:
         shown[agents] = 0.0
         shown[agents, self._cue[agents]] = 1.0
 
+    def peek_observations(self) -> Iterator[StepBatch]:
+        """The one step that ``get_observations`` will return."""
+        yield self._step(list(self._infos))
+
     def get_observations(self) -> StepBatch:
         """The newest step of all agents."""
         infos, self._infos = self._infos, []
+        return self._step(infos)
+
+    def _step(self, infos: list[dict[str, Any]]) -> StepBatch:
         return (
             self._observations,
             self._rewards,
@@ -128,13 +135,6 @@ class RecallEnvironment:
             self._mask,
             int(self._mask.sum()),
         )
-
-    def peek_observations(self) -> Iterator[StepBatch]:
-        """The one step that ``get_observations`` will return, its infos included."""
-        infos = self._infos
-        step = self.get_observations()
-        self._infos = infos
-        yield step
 
     def send_actions(self, actions: npt.NDArray[Any]) -> None:
         """One action for each agent, ``[n]`` or ``[n, 1]``. ValueError for another number of them."""
