@@ -14,10 +14,9 @@ from hotloop.distributed import on_first
 from hotloop.freed_memory import keep_freed_memory
 from hotloop.losses import ranks
 from hotloop.trainer.build import build_components, optimizer_settings, usable_device
-from hotloop.trainer.checkpoint import load_checkpoint
 from hotloop.trainer.checkpoint_files import CheckpointFiles
 from hotloop.trainer.checks import check_outputs
-from hotloop.trainer.config import TrainConfig, changed_on_resume
+from hotloop.trainer.config import TrainConfig
 from hotloop.trainer.environments import make_environment
 from hotloop.trainer.evaluation import EvaluationResult
 from hotloop.trainer.evaluator import check_rendering, evaluation_seed, play
@@ -33,7 +32,7 @@ from hotloop.trainer.ranks import (
     share_of_rank,
 )
 from hotloop.trainer.result import Reason, TrainResult
-from hotloop.trainer.run_dir import RunDirectory
+from hotloop.trainer.resume import environment_seed, open_directory
 from hotloop.trainer.run_outputs import NoOutputs, Outputs, RunOutputs
 from hotloop.trainer.schedules import apply_schedules
 from hotloop.trainer.signals import StopSignals, announce
@@ -72,7 +71,7 @@ class Trainer:
         share = share_of_rank(config)
         self._first = ranks.rank_and_size()[0] == 0
         self._rank_states: list[dict[str, Any]] = []
-        self.directory, state = on_first(lambda: _open_directory(config))
+        self.directory, state = on_first(lambda: open_directory(config))
         state = part_of_rank(state, self.directory.path)
         if config.keep_freed_memory:
             keep_freed_memory()  # where that cannot be, `hotloop doctor` says why
@@ -82,7 +81,7 @@ class Trainer:
         seed_everything(config.seed)
         self._owns_environment = environment is None
         if environment is None:
-            seed = _environment_seed(config, state) + first_environment(share)
+            seed = environment_seed(config, state) + first_environment(share)
             environment = make_environment(share, seed=seed)
         try:
             parts = build_components(share, environment=environment, policy=policy)
@@ -412,24 +411,3 @@ class Trainer:
 def _crosses(every: int | None, before: int, after: int) -> bool:
     """Whether a multiple of `every` lies in ``(before, after]``: a function of the steps alone."""
     return every is not None and before // every < after // every
-
-
-def _open_directory(config: TrainConfig) -> tuple[RunDirectory, dict[str, Any] | None]:
-    """The run's directory and, when resuming, the content of its checkpoint."""
-    if config.resume is None:
-        return RunDirectory.free(config.run_dir or RunDirectory.default_path(config.env, config.seed)), None
-    directory = RunDirectory.existing(config.resume)
-    changed = changed_on_resume(TrainConfig.from_file(directory.config).resolved(), config)
-    if changed:
-        raise ValueError(
-            f"{', '.join(changed)} cannot change when a run is resumed: keep the values of {directory.config}"
-        )
-    return directory, load_checkpoint(directory.checkpoint)
-
-
-def _environment_seed(config: TrainConfig, state: Mapping[str, Any] | None) -> int:
-    """The configured seed; another one where fresh episodes replace lost ones, lest they repeat the first."""
-    if state is None or state["environment"] is not None:
-        return config.seed
-    # Environment i of a vector is seeded with seed + i.
-    return int(config.seed + config.num_envs * state["epoch"]) % 2**31
