@@ -209,6 +209,7 @@ class NormalizedEnvironment:
         # Whether the action that led here was one: not after a reset, and not on a filler row.
         self._acted: Array = np.zeros(environment.total_parallel_agents, dtype=np.bool_)
         self._fetched: tuple[Any, ...] | None = None
+        self._restored: tuple[Tensor, Tensor] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "environment":  # while it is being copied or unpickled
@@ -227,7 +228,12 @@ class NormalizedEnvironment:
     def get_observations(self) -> tuple[Any, ...]:
         """As the environment's, normalised. The same step, when it is asked for twice."""
         if self._fetched is None:
-            self._fetched = self._normalized(tuple(self.environment.get_observations()))
+            step = tuple(self.environment.get_observations())
+            if self._restored is None:
+                self._fetched = self._normalized(step)
+            else:  # a step that was looked at, and counted, before it was saved
+                self._fetched = (*self._restored, *step[2:])
+                self._restored = None
         return self._fetched
 
     def send_actions(self, actions: Array) -> None:
@@ -268,14 +274,11 @@ class NormalizedEnvironment:
                 normalizer.moments.load_state_dict(state[saved])
 
     def state_dict(self) -> dict[str, Any]:
-        """The environment's state and the running returns.
-
-        Raises:
-            RuntimeError: a step was fetched and no action was sent yet: it has moved the statistics already.
-        """
-        if self._fetched is not None:
-            raise RuntimeError("NormalizedEnvironment.state_dict: send the actions of the fetched step first")
+        """The environment's state, the running returns, and what was made of a step that waits for its
+        actions: it has moved the statistics already."""
+        waiting = self._restored if self._fetched is None else self._fetched[:2]
         return {
+            "waiting": None if waiting is None else [tensor.clone() for tensor in waiting],
             "environment": self.environment.state_dict(),
             "acted": self._acted.copy(),
             "returns": None if self.rewards is None else self.rewards.returns.copy(),
@@ -285,6 +288,7 @@ class NormalizedEnvironment:
         """Restores `state_dict`."""
         self.environment.load_state_dict(state["environment"])
         self._fetched = None
+        self._restored = None if state["waiting"] is None else tuple(state["waiting"])
         self._acted[:] = state["acted"]
         if self.rewards is not None and state["returns"] is not None:
             self.rewards.returns[:] = state["returns"]

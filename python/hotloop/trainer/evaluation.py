@@ -11,6 +11,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from hotloop.policies import has_state, initial_states
+
 #: The columns of evaluations.csv.
 EVALUATION_COLUMNS = (
     "epoch",
@@ -87,6 +89,7 @@ def evaluate(
     left = [episodes // agents + (agent < episodes % agents) for agent in range(agents)]
     result = EvaluationResult()
     last_actions: dict[tuple[int, int], Tensor] = {}
+    memory = _Memory(policy, environment, device)
     policy.reset_memory()
     while True:
         observations, rewards, terminals, truncations, *rest = environment.get_observations()
@@ -103,10 +106,12 @@ def evaluate(
             return result
         place = (window.start, window.stop)
         td = _step(observations, rewards, terminals, truncations, window, last_actions.get(place), device)
-        with torch.inference_mode():
+        memory.hand_out(td, place, terminals, truncations)
+        with torch.no_grad():
             output = policy.forward(td)
             td = td if output is None else output
             actions = greedy_actions(policy, td) if greedy else td["actions"]
+        memory.take_back(td, place)
         last_actions[place] = actions.reshape(len(actions), -1)
         environment.send_actions(actions.cpu().numpy())
 
@@ -171,3 +176,36 @@ def _step(
     }
     moved = {name: entry.to(device) for name, entry in entries.items()}
     return TensorDict(moved, batch_size=[count], device=device)
+
+
+class _Memory:
+    """The states of a recurrent policy's agents, by slice; nothing for a policy that has none."""
+
+    def __init__(self, policy: Any, environment: Any, device: torch.device) -> None:
+        self._policy = policy if has_state(policy) else None
+        self._device = device
+        # Under "next_step" the flagged observation is the last of its episode, else the first of the next.
+        self._next_step = getattr(environment, "autoreset", None) == "next_step"
+        self._states: dict[tuple[int, int], TensorDictBase] = {}
+        self._ended: dict[tuple[int, int], Tensor] = {}
+
+    def hand_out(
+        self, td: TensorDictBase, place: tuple[int, int], terminals: Tensor, truncations: Tensor
+    ) -> None:
+        """Puts ``state`` and ``resets`` into the step, as `hotloop.policies.RecurrentPolicy` reads them."""
+        if self._policy is None:
+            return
+        count = place[1] - place[0]
+        initial = initial_states(self._policy, count, self._device)
+        ended = (terminals.bool() | truncations.bool()).to(self._device)
+        before = self._ended.get(place, torch.zeros_like(ended))
+        resets = before if self._next_step else ended
+        self._ended[place] = ended
+        state = self._states.get(place, initial).clone()
+        state[resets] = initial[resets]
+        td["state"], td["resets"] = state, resets
+
+    def take_back(self, td: TensorDictBase, place: tuple[int, int]) -> None:
+        """Keeps what the policy left in ``td["state"]``."""
+        if self._policy is not None:
+            self._states[place] = td["state"].clone()

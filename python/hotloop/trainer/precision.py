@@ -22,9 +22,9 @@ def use_autocast(policy: Any, dtype: torch.dtype, device: torch.device) -> None:
     """
     inner = policy.forward
 
-    def forward(td: TensorDictBase, action: Tensor | None = None) -> TensorDictBase:
+    def forward(td: TensorDictBase, action: Tensor | None = None, **recurrent: Any) -> TensorDictBase:
         with torch.autocast(device.type, dtype=dtype):
-            result = inner(td, action=action) if action is not None else inner(td)
+            result = inner(td) if action is None else inner(td, action=action, **recurrent)
         result = td if result is None else result
         for key in ("act_log_prob", "entropy", "values", "full_log_probs"):
             value = result.get(key, None)
