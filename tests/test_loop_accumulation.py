@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clipped values": {"critic": {"clip_vloss": True}, "fused_loss": False},
     "continuous": {"env": "Pendulum-v1"},
     "entropy": {"actor": {"ent_coef": 0.1}},
+    "recurrent, burn-in": {"policy": {"kind": "gru", "hidden": [8], "core_size": 8, "burn_in": 3}},
 }
 
 

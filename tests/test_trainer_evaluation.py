@@ -86,6 +86,28 @@ def test_every_agent_plays_its_share(corridor: str, greedy: bool, each: float) -
     assert (row["return_min"], row["return_max"], row["length_mean"]) == (each * 2, each * 3, 12 / 5)
 
 
+class Counting(Constant):
+    """Acts by its state: 0 in the first step of an episode, 1 in the second, and 2 from then on."""
+
+    def get_state_spec(self) -> dict[str, Any]:
+        return {"steps": ((), torch.int64)}
+
+    def forward(self, td: TensorDict, action: Any = None) -> TensorDict:
+        td["actions"] = td["state"]["steps"].clamp(max=2).to(torch.int32)
+        td["state"] = TensorDict({"steps": td["state"]["steps"] + 1}, td.batch_size)
+        return td
+
+
+@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
+def test_a_memory_lasts_as_long_as_its_episode(corridor: str, autoreset: Any) -> None:
+    from hotloop.envs import GymnasiumEnvironment
+
+    with GymnasiumEnvironment(corridor, 2, seed=0, autoreset=autoreset) as environment:
+        result = evaluate(Counting(), environment, 6, greedy=False)
+    # Episodes of 2, 3 and 4 steps of each of the two agents.
+    assert sorted(result.returns) == [0 + 1, 0 + 1, 0 + 1 + 2, 0 + 1 + 2, 0 + 1 + 2 + 2, 0 + 1 + 2 + 2]
+
+
 @pytest.mark.parametrize(
     "space", [ActionSpec.discrete(3), ActionSpec.multidiscrete([2, 5, 3]), ActionSpec.continuous(2)]
 )
@@ -113,9 +135,15 @@ def test_a_policy_without_a_most_likely_action_is_told_what_works() -> None:
 EVERY: dict[str, Any] = {"every": 256, "episodes": 3}
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_a_run_is_the_same_with_evaluations_and_without(tmp_path: Path, normalize: bool) -> None:
-    changes: dict[str, Any] = {"normalize": {"observations": normalize}}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"normalize": {"observations": True}},
+        {"policy": {"kind": "gru", "hidden": [8], "core_size": 4}},
+    ],
+)
+def test_a_run_is_the_same_with_evaluations_and_without(tmp_path: Path, changes: dict[str, Any]) -> None:
     run(settings(tmp_path / "without", **changes))
     run(settings(tmp_path / "with", evaluation={**EVERY, "greedy": False}, **changes))
     assert lasting(tmp_path / "with") == lasting(tmp_path / "without")

@@ -28,6 +28,7 @@ from hotloop.loop_training import (
     AfterRows,
     Arrivals,
     add_unused_outputs,
+    check_choice,
     forward_policy_for_training,
     importance_ratio,
     max_grad_norm_of,
@@ -115,9 +116,9 @@ class CoreTrainingLoop:
         burn_in: int = 0,
         recurrent_check: RecurrentCheck = "first",
     ) -> None:
-        _check_choice("sampling", sampling, ("loop", "losses"))
-        _check_choice("accumulation", accumulation, ("mean", "sum"))
-        _check_choice("recurrent_check", recurrent_check, ("first", "always", "off"))
+        check_choice("sampling", sampling, ("loop", "losses"))
+        check_choice("accumulation", accumulation, ("mean", "sum"))
+        check_choice("recurrent_check", recurrent_check, ("first", "always", "off"))
         self.policy = policy
         self.experience = experience
         self.losses = losses
@@ -496,8 +497,3 @@ class CoreTrainingLoop:
             self._states.load_state_dict(state.get("policy_states"))
         self._steps.load_state_dict(state["last_actions"])
         self._update_epochs = int(state["update_epochs"])
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"CoreTrainingLoop: {name} must be one of {choices}, got {value!r}")

@@ -295,6 +295,12 @@ def max_grad_norm_of(losses: Mapping[str, Any], default: float) -> float:
     return default
 
 
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError for a `value` that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"CoreTrainingLoop: {name} must be one of {choices}, got {value!r}")
+
+
 def gate_allows(loss: Any, phase: str, context: ComponentContext) -> bool:
     """Whether the loss takes part in ``"rollout"`` or ``"train"``; one that knows no gates always does."""
     gate = getattr(loss, "_loss_gate_allows", None)
