@@ -19,7 +19,8 @@ def test_every_kind_of_setting_from_the_command_line() -> None:
         [
             "--env", "Acrobot-v1", "--total-timesteps", "1000", "--seed", "3", "--num-envs", "6",
             "--device", "cpu", "--run-dir", "somewhere", "--stop-at-return", "-90.5", "--quiet",
-            "--policy.hidden", "8", "4", "--advantage.gamma", "0.5", "--optimizer.anneal",
+            "--policy.hidden", "8", "4", "--advantage.gamma", "0.5",
+            "--schedules.learning-rate.kind", "linear",
             "--actor.target-kl", "0.1", "--critic.clip-vloss",
             "--rollout.horizon=7", "--sampling.method", "sequential", "--threads", "None",
             "--environment.kwargs", "gravity", "9.5", "render", "False",
@@ -27,7 +28,11 @@ def test_every_kind_of_setting_from_the_command_line() -> None:
     )  # fmt: skip
     assert (config.env, config.total_timesteps, config.seed, config.num_envs) == ("Acrobot-v1", 1000, 3, 6)
     assert (config.run_dir, config.stop_at_return, config.quiet) == (Path("somewhere"), -90.5, True)
-    assert (config.policy.hidden, config.advantage.gamma, config.optimizer.anneal) == ((8, 4), 0.5, True)
+    assert (config.policy.hidden, config.advantage.gamma, config.schedules.learning_rate.kind) == (
+        (8, 4),
+        0.5,
+        "linear",
+    )
     assert (config.actor.target_kl, config.critic.clip_vloss, config.threads) == (0.1, True, None)
     assert (config.rollout.horizon, config.sampling.method) == (7, "sequential")
     assert config.environment.kwargs == {"gravity": 9.5, "render": False}

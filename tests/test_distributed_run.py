@@ -29,6 +29,13 @@ CASES = {
         "--sampling.method", "sequential", "--rollout.batch-size", "512", "--rollout.minibatch-size", "128",
         "--actor.target-kl", "0.00005", "--total-timesteps", "3000",
     ],
+    # Statistics, moments and weights are those of both ranks' environments; only the first evaluates.
+    "normalised, accumulated": [
+        "--environment.autoreset", "next_step", "--sampling.method", "stratified",
+        "--normalize.observations", "--normalize.rewards", "--rollout.accumulate", "2",
+        "--rollout.minibatch-size", "64",
+        "--evaluation.every", "200", "--evaluation.episodes", "2", "--total-timesteps", "1000",
+    ],
     # Gaussian draws, and episodes that are truncated all at once.
     "continuous, truncated": [
         "--env", "Pendulum-v1", "--environment.kwargs", "max_episode_steps", "13",

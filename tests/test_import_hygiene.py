@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "spec": set(),
     "entries": {"spec"},
     "stopwatch": set(),
+    "normalize": set(),
     "envs": set(),
     "ops": {"_core"},
     "freed_memory": {"_core"},
@@ -53,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainer": KERNEL
     | {
         "freed_memory",
+        "normalize",
         "experience",
         "loop",
         "losses",

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from hotloop.trainer import checkpoint
-from hotloop.trainer.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from hotloop.trainer.checkpoint import load_checkpoint, save_checkpoint
+from hotloop.trainer.random_state import rng_state, set_rng_state
 
 
 class Colour(IntEnum):

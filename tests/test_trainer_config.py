@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from hotloop.trainer.build import learning_rate
 from hotloop.trainer.config import FIXED_ON_RESUME, TrainConfig, changed_on_resume
 
 
@@ -77,8 +76,8 @@ def test_wrong_settings_name_file_and_field(settings: dict[str, Any], message: s
 def test_a_file_changes_what_it_names_and_nothing_else() -> None:
     base = TrainConfig()
     base.optimizer.eps = 1e-3
-    config = TrainConfig.from_settings({"optimizer": {"anneal": True}, "seed": 4}, source="f", base=base)
-    assert (config.optimizer.anneal, config.optimizer.eps, config.seed) == (True, 1e-3, 4)
+    config = TrainConfig.from_settings({"optimizer": {"beta1": 0.5}, "seed": 4}, source="f", base=base)
+    assert (config.optimizer.beta1, config.optimizer.eps, config.seed) == (0.5, 1e-3, 4)
     # The trainer's own defaults survive a section that is named in part.
     partial = TrainConfig.from_settings({"critic": {"vf_coef": 1.0}, "actor": {"clip_coef": 0.1}}, source="f")
     assert partial.critic.clip_vloss is TrainConfig().critic.clip_vloss
@@ -146,16 +145,6 @@ def test_what_may_change_on_resume() -> None:
     over = TrainConfig(total_timesteps=10**6, stop_at_return=1.0, quiet=True).resolved()
     over.optimizer.learning_rate = 1e-4
     assert changed_on_resume(base, over) == []
-
-
-def test_annealing_depends_on_the_step_count_only() -> None:
-    config = TrainConfig(total_timesteps=1000)
-    config.optimizer.learning_rate = 0.5
-    assert [learning_rate(config, steps) for steps in (0, 500, 2000)] == [0.5, 0.5, 0.5]
-    config.optimizer.anneal = True
-    assert [learning_rate(config, steps) for steps in (0, 250, 1000, 2000)] == [0.5, 0.375, 0.0, 0.0]
-    config.stop_at_return = 10.0
-    assert learning_rate(config, 250) == 0.375
 
 
 def test_assignments_are_checked() -> None:

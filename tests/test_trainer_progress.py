@@ -37,6 +37,7 @@ def report(epoch: int = 1, **changes: float) -> EpochReport:
         epoch=epoch,
         losses={"policy_loss": -0.0123, "value_loss": 34.56},
         shares={"environment": 0.25, "policy": 0.5},
+        phases={"forward": 0.3, "environment": 0.69, "other": 0.01},
         **values,  # type: ignore[arg-type]
     )
 
@@ -109,9 +110,10 @@ def test_panel_holds_every_number_and_ends_clean() -> None:
     text = stream.getvalue()
     for part in (
         "Env[x] seed 0", "2,000 of 10,000", "epoch 2", "2,000 steps/s", "ETA 0:04", "150.0", "goal 475", "▁█",
-        "environment 25%", "policy_loss -0.0123", "a [note]",
+        "environment 25%", "environment 69%  forward 30%", "policy_loss -0.0123", "a [note]",
     ):  # fmt: skip
         assert part in text, part
+    assert "other" not in text  # a hundredth is not worth a place
     assert text.rstrip("\n").endswith("\x1b[?25h")  # the cursor is visible again
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,64 +11,11 @@ import torch
 import yaml
 
 from hotloop.policies import GRUPolicy, LSTMPolicy, MLPPolicy
-from hotloop.trainer import TrainConfig, Trainer
+from hotloop.trainer import Trainer
 from hotloop.trainer.checkpoint import load_checkpoint
-from hotloop.trainer.metrics import LEADING_COLUMNS, TIMING_COLUMNS, read_metrics
+from hotloop.trainer.metrics import LEADING_COLUMNS, read_metrics
 from hotloop.trainer.progress import EpochReport
-
-
-class Recorder:
-    """Progress that remembers, and raises a signal in the middle of the epoch after `stop_after`."""
-
-    def __init__(self, stop_after: int | None = None, signum: int = signal.SIGTERM) -> None:
-        self.reports: list[EpochReport] = []
-        self.messages: list[str] = []
-        self.closed = False
-        self._stop_after = stop_after
-        self._signum = signum
-
-    def update(self, report: EpochReport) -> None:
-        self.reports.append(report)
-        if report.epoch == self._stop_after:
-            os.kill(os.getpid(), self._signum)
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def settings(run_dir: Path, **changes: Any) -> TrainConfig:
-    """Six epochs of 128 steps, in well under a second."""
-    tiny: dict[str, Any] = {
-        "num_envs": 8,
-        "total_timesteps": 6 * 128 - 40,
-        "run_dir": run_dir,
-        "rollout": {"horizon": 16, "update_epochs": 2},
-        "policy": {"hidden": [8]},
-        "output": {"tensorboard": False, "plot": False, "checkpoint_seconds": 1e9},
-        **changes,
-    }
-    return TrainConfig.from_settings(tiny, source="test")
-
-
-def resumed(run_dir: Path, **changes: Any) -> TrainConfig:
-    """The same, going on in `run_dir`."""
-    config = settings(run_dir, **changes)
-    config.run_dir, config.resume = None, run_dir
-    return config
-
-
-def run(config: TrainConfig, **options: Any) -> Any:
-    options.setdefault("progress", Recorder())
-    return Trainer(config, **options).train()
-
-
-def lasting(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv as text, without the columns that depend on the machine."""
-    with (run_dir / "metrics.csv").open(newline="") as stream:
-        return [{k: v for k, v in row.items() if k not in TIMING_COLUMNS} for row in csv.DictReader(stream)]
+from trainer_support import Recorder, lasting, resumed, run, settings
 
 
 def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
@@ -78,7 +23,9 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     output = {"tensorboard": True, "plot": True}
     result = run(settings(tmp_path / "r", output=output), progress=progress)
     made = {path.name for path in (tmp_path / "r").iterdir()}
-    assert made == {"config.yaml", "metrics.csv", "checkpoint.pt", "curve.png", "tensorboard"}
+    assert made == {
+        *("config.yaml", "metrics.csv", "checkpoint.pt", "checkpoints", "curve.png", "tensorboard")
+    }
     columns = read_metrics(tmp_path / "r" / "metrics.csv")
     assert tuple(columns)[: len(LEADING_COLUMNS)] == LEADING_COLUMNS
     assert {"policy_loss", "value_loss", "entropy"} <= set(columns)
@@ -91,7 +38,7 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     assert f"{result.agent_steps:,} agent steps" in result.summary()
     shares = progress.reports[-1].shares
     assert sum(shares.values()) == pytest.approx(1.0, abs=0.02)
-    assert all(share > 0 for share in shares.values()), shares
+    assert all(shares[name] > 0 for name in ("environment", "policy", "hotloop", "optimizer")), shares
     content = torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)
     assert content["epoch"] == columns["epoch"][-1]
 
@@ -123,13 +70,30 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "same_step": {"environment": {"vectorization": "sync"}},
     "prioritized": {"sampling": {"method": "prioritized", "prio_alpha": 0.7}},
     "sequential": {"sampling": {"method": "sequential"}},
-    "anneal": {"optimizer": {"anneal": True}},
+    "schedule": {"schedules": {"learning_rate": {"kind": "linear"}}},
     "two rows an environment": {"rollout": {"horizon": 8, "batch_size": 128, "update_epochs": 1}},
     "continuous": {"env": "Pendulum-v1"},
     "lstm": {"policy": {"kind": "lstm", "hidden": [8], "core_size": 4, "burn_in": 2}},
     "gru": {
         "policy": {"kind": "gru", "hidden": [8], "core_size": 4},
         "environment": {"vectorization": "sync"},
+    },
+    "separate losses": {"fused_loss": False},
+    "normalised": {"normalize": {"observations": True, "rewards": True}},
+    "normalised continuous": {
+        "env": "Pendulum-v1",
+        "normalize": {"observations": True, "rewards": True},
+        "environment": {"vectorization": "sync"},
+    },
+    "everything": {
+        "normalize": {"observations": True, "rewards": True},
+        "schedules": {
+            "learning_rate": {"kind": "cosine", "warmup_steps": 200, "final_fraction": 0.1},
+            "ent_coef": {"kind": "linear"},
+        },
+        "actor": {"ent_coef": 0.01, "target_kl": 0.05},
+        "rollout": {"horizon": 16, "update_epochs": 2, "accumulate": 2},
+        "evaluation": {"every": 200, "episodes": 3, "greedy": False},
     },
     "centred rewards": {"advantage": {"reward_centering": {"enabled": True, "beta": 0.1}}},
 }

@@ -1,4 +1,7 @@
-"""The command ``hotloop``: ``train``, ``envs``, ``bench`` and ``doctor``; also ``python -m hotloop``."""
+"""The command ``hotloop``: ``train``, ``evaluate``, ``envs``, ``bench`` and ``doctor``.
+
+Also ``python -m hotloop``.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ usage: hotloop COMMAND [ARGUMENTS]
 
 commands:
   train     train a policy on an environment (hotloop train --help lists the settings)
+  evaluate  play episodes with the policy of a run, and film them (hotloop evaluate --help)
   envs      list the libraries of environments that training can use (hotloop envs --help)
   bench     measure the ops beside a copy of their bytes and beside other systems (hotloop bench --help)
   doctor    say what this installation can do, and why not
@@ -53,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _train(rest)
     if command == "envs":
         return _envs(rest)
+    if command == "evaluate":
+        return _evaluate(rest)
     if command == "bench":
         return _bench(rest)
     return _refuse(f"there is no command {command!r}")
@@ -79,13 +85,7 @@ def _doctor(rest: list[str]) -> int:
 
 
 def _train(rest: list[str]) -> int:
-    missing = missing_train_modules()
-    if missing:
-        print(
-            f"hotloop train: not installed: {', '.join(missing)}\n"
-            "Install what training needs with: pip install 'hotloop[train]'",
-            file=sys.stderr,
-        )
+    if _lacks_train_modules("train"):
         return 2
     from hotloop import cli
 
@@ -96,6 +96,26 @@ def _envs(rest: list[str]) -> int:
     from hotloop.envs import catalogue
 
     return catalogue.command(rest)
+
+
+def _evaluate(rest: list[str]) -> int:
+    if _lacks_train_modules("evaluate"):
+        return 2
+    from hotloop import cli_evaluate
+
+    return cli_evaluate.evaluate(rest)
+
+
+def _lacks_train_modules(command: str) -> bool:
+    """Whether modules of the extra ``train`` are missing, after saying so."""
+    missing = missing_train_modules()
+    if missing:
+        print(
+            f"hotloop {command}: not installed: {', '.join(missing)}\n"
+            "Install what training needs with: pip install 'hotloop[train]'",
+            file=sys.stderr,
+        )
+    return bool(missing)
 
 
 def _bench(rest: list[str]) -> int:

@@ -18,6 +18,7 @@ from hotloop.context import ComponentContext
 from hotloop.entries import set_entries
 from hotloop.experience import Experience
 from hotloop.gradients import GradientAverage
+from hotloop.loop_accumulation import Drawn, Group, normalizes_advantages, survey
 from hotloop.loop_boundary import BoundaryMode, RowBoundary
 from hotloop.loop_direct import DirectActing
 from hotloop.loop_policy_state import policy_states
@@ -27,13 +28,15 @@ from hotloop.loop_training import (
     AfterRows,
     Arrivals,
     add_unused_outputs,
+    check_choice,
     forward_policy_for_training,
-    gate_allows,
     importance_ratio,
     max_grad_norm_of,
     policy_gradient_advantages,
     rank_weight,
+    sum_losses,
     uses_delta_lambda,
+    wants_ratio,
 )
 from hotloop.loop_truncation import TruncationMode, TruncationValues
 from hotloop.losses import ranks
@@ -69,8 +72,9 @@ class CoreTrainingLoop:
         training phase.
     accumulation
         With ``experience.accumulate_minibatches = k > 1`` an optimizer step is made of k minibatches:
-        ``"mean"`` divides by their number, so that k does not change the step size; ``"sum"`` adds them up,
-        as Metta does. A last group that is smaller than k makes a step of its own.
+        ``"mean"`` weights each by its share of the valid entries and normalises advantages over all of them,
+        so that they equal one large minibatch (`hotloop.loop_accumulation`); ``"sum"`` adds them up, as Metta
+        does. A last group that is smaller than k makes a step of its own.
     seed
         Key of the random laws of sampling; default: ``context.config.seed``, else the experience's.
     truncation
@@ -112,9 +116,9 @@ class CoreTrainingLoop:
         burn_in: int = 0,
         recurrent_check: RecurrentCheck = "first",
     ) -> None:
-        _check_choice("sampling", sampling, ("loop", "losses"))
-        _check_choice("accumulation", accumulation, ("mean", "sum"))
-        _check_choice("recurrent_check", recurrent_check, ("first", "always", "off"))
+        check_choice("sampling", sampling, ("loop", "losses"))
+        check_choice("accumulation", accumulation, ("mean", "sum"))
+        check_choice("recurrent_check", recurrent_check, ("first", "always", "off"))
         self.policy = policy
         self.experience = experience
         self.losses = losses
@@ -153,6 +157,7 @@ class CoreTrainingLoop:
                 )
         self._env_index_cache = experience._range_tensor.to(device=self.device, dtype=torch.int64)
         self._update_epochs = 0
+        self._group: Group | None = None
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
         self._grad_norm = torch.zeros((), dtype=torch.float32, device=self.device)
         self._arrivals = Arrivals()
@@ -350,11 +355,16 @@ class CoreTrainingLoop:
                 advantages = self._arrivals.compute(self.experience.buffer, config, bootstraps, after)
             self.experience.buffer["advantages_full"] = advantages
         for mb_idx in range(count):
+            members = range(mb_idx // group * group, min(count, (mb_idx // group + 1) * group))
             if mb_idx % group == 0:
                 optimizer.zero_grad(set_to_none=True)
+                self._group = self._survey(advantages, context, members, after)
             if advantages is None:
                 assert phase_shared is not None
-                total, phase_shared, stop = self._losses_minibatch(phase_shared, context, mb_idx)
+                with stopwatch("_train.losses"):  # losses that sample for themselves
+                    total, phase_shared, stop = sum_losses(
+                        self.losses, phase_shared, context, mb_idx, None, self._zero
+                    )
             else:
                 total, stop = self._loop_minibatch(advantages, context, mb_idx, after)
             if ranks.any_rank(stop):
@@ -367,9 +377,11 @@ class CoreTrainingLoop:
                     f"got one without a graph from the losses {list(self.losses)}"
                 )
             with stopwatch("_train.backward"):
-                members = min(group, count - mb_idx // group * group)
-                share = total / members if self.accumulation == "mean" and members > 1 else total
-                share.backward()
+                if self._group is not None:
+                    total = total * self._group.weights[mb_idx - members.start].to(total)
+                elif self.accumulation == "mean" and len(members) > 1:
+                    total = total / len(members)
+                total.backward()
             if (mb_idx + 1) % group == 0 or mb_idx + 1 == count:
                 with stopwatch("_train.optimizer"):
                     self._gradients()
@@ -388,83 +400,80 @@ class CoreTrainingLoop:
         after: AfterRows | None = None,
     ) -> tuple[Tensor, bool]:
         """Draw a minibatch, run the policy on it, and sum up the losses."""
-        config, stopwatch = context.config, context.stopwatch
+        stopwatch = context.stopwatch
         with stopwatch("_train.sample"):
-            shared, columns = self.experience.sample_columns(
-                self._arrivals.columns,
-                mb_idx=mb_idx,
-                epoch=context.epoch,
-                total_timesteps=config.total_timesteps,
-                batch_size=config.batch_size,
-                advantages=advantages,
-                sampling_config=self.experience.sampling_config or getattr(config, "sampling", None),
-                seed=self._sampling_seed(config),
-                draw=self._update_epochs,
-            )
+            shared, columns, recurrent = self._draw(advantages, context, mb_idx)
         if mb_idx == 0:
             shared["advantages_full"] = NonTensorData(advantages)
         sampled_mb = shared["sampled_mb"]
-        recurrent = None
-        if self._states is not None:
-            recurrent = self._states.training_inputs(sampled_mb, shared["indices"][:, 0])
-        weight = rank_weight(sampled_mb)
+        weight = None
+        if self._group is None:
+            weight = rank_weight(sampled_mb)
+        else:
+            self._group.share_moments(shared)  # its weights count the ranks already
         with stopwatch("_train.forward"):
             policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys, recurrent)
         set_entries(shared, {"policy_td": policy_td})
         with stopwatch("_train.advantage"):
-            if self._wants_ratio():
+            if wants_ratio(self.losses, self.experience.buffer):
                 ratio = importance_ratio(sampled_mb, policy_td)
                 if ratio is not None:
                     set_entries(shared, {"importance_sampling_ratio": ratio})
-            advantages_pg = policy_gradient_advantages(
-                shared,
-                columns,
-                config.advantage,
-                self._memory,
-                delta_lambda=uses_delta_lambda(self.losses, context),
-                after=after,
-            )
+            advantages_pg = self._pg_advantages(shared, columns, context, after)
             set_entries(shared, {"advantages_pg": advantages_pg})
         with stopwatch("_train.losses"):
             used: set[str] = set()
-            total, _, stop = self._sum_losses(shared, context, mb_idx, used)
+            total, _, stop = sum_losses(self.losses, shared, context, mb_idx, used, self._zero)
             if not stop:
                 total = add_unused_outputs(total, policy_td, used)
         if weight is not None:
             total = total * weight.to(total.dtype)
         return total, stop
 
-    def _wants_ratio(self) -> bool:
-        """Whether any loss reads ``shared["importance_sampling_ratio"]``, or it goes back into the buffer."""
-        return "ratio" in self.experience.buffer or any(
-            getattr(loss, "reads_ratio", True) for loss in self.losses.values()
+    def _draw(self, advantages: Tensor, context: ComponentContext, mb_idx: int) -> Drawn:
+        """A minibatch, in memory that the next one overwrites."""
+        config = context.config
+        shared, columns = self.experience.sample_columns(
+            self._arrivals.columns,
+            mb_idx=mb_idx,
+            epoch=context.epoch,
+            total_timesteps=config.total_timesteps,
+            batch_size=config.batch_size,
+            advantages=advantages,
+            sampling_config=self.experience.sampling_config or getattr(config, "sampling", None),
+            seed=self._sampling_seed(config),
+            draw=self._update_epochs,
+        )
+        recurrent = None
+        if self._states is not None:
+            recurrent = self._states.training_inputs(shared["sampled_mb"], shared["indices"][:, 0])
+        return Drawn(shared, columns, recurrent)
+
+    def _pg_advantages(
+        self, shared: TensorDictBase, columns: Any, context: ComponentContext, after: AfterRows | None
+    ) -> Tensor:
+        config, critic = context.config.advantage, uses_delta_lambda(self.losses, context)
+        return policy_gradient_advantages(
+            shared, columns, config, self._memory, delta_lambda=critic, after=after
         )
 
-    def _losses_minibatch(
-        self, shared: TensorDictBase, context: ComponentContext, mb_idx: int
-    ) -> tuple[Tensor, TensorDictBase, bool]:
-        """Sum up losses that sample for themselves."""
-        with context.stopwatch("_train.losses"):
-            return self._sum_losses(shared, context, mb_idx, None)
+    def _survey(
+        self, advantages: Tensor | None, context: ComponentContext, members: range, after: AfterRows | None
+    ) -> Group | None:
+        """What the minibatches of an optimizer step share; None for a single one, and where losses sample."""
+        if len(members) == 1 or advantages is None or self.accumulation == "sum":
+            return None
 
-    def _sum_losses(
-        self, shared: TensorDictBase, context: ComponentContext, mb_idx: int, used: set[str] | None
-    ) -> tuple[Tensor, TensorDictBase, bool]:
-        """Total loss, the `shared` that the last loss returned, and whether any loss asked to stop.
+        def advantages_of(drawn: Drawn) -> Tensor:
+            shared, columns, recurrent = drawn
+            shared["policy_td"] = forward_policy_for_training(
+                self.policy, shared["sampled_mb"], self._policy_keys, recurrent
+            )
+            return self._pg_advantages(shared, columns, context, after)
 
-        `used` collects the policy outputs that the losses differentiate.
-        """
-        total = self._zero
-        policy_td = None if used is None else shared["policy_td"]
-        stop = False
-        for loss in self.losses.values():
-            if used is not None and gate_allows(loss, "train", context):
-                keys = getattr(loss, "policy_output_keys", None)
-                used.update(keys(policy_td) if keys is not None else ())
-            value, shared, wants_stop = loss.train(shared, context, mb_idx)
-            total = value if total is self._zero else total + value
-            stop = bool(wants_stop) or stop
-        return total, shared, stop
+        with context.stopwatch("_train.survey"):
+            drawn = (self._draw(advantages, context, mb_idx) for mb_idx in members)
+            return survey(drawn, advantages_of if normalizes_advantages(self.losses) else None)
 
     def _sampling_seed(self, config: Any) -> int:
         seed = getattr(config, "seed", None) if self.seed is None else self.seed
@@ -488,8 +497,3 @@ class CoreTrainingLoop:
             self._states.load_state_dict(state.get("policy_states"))
         self._steps.load_state_dict(state["last_actions"])
         self._update_epochs = int(state["update_epochs"])
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"CoreTrainingLoop: {name} must be one of {choices}, got {value!r}")

@@ -255,6 +255,36 @@ def rank_weight(minibatch: TensorDictBase) -> Tensor | None:
     return weight
 
 
+def sum_losses(
+    losses: Mapping[str, Any],
+    shared: TensorDictBase,
+    context: ComponentContext,
+    mb_idx: int,
+    used: set[str] | None,
+    zero: Tensor,
+) -> tuple[Tensor, TensorDictBase, bool]:
+    """Total loss, the `shared` that the last loss returned, and whether any loss asked to stop.
+
+    `used` collects the policy outputs that the losses differentiate; `zero` is the total of no loss.
+    """
+    total = zero
+    policy_td = None if used is None else shared["policy_td"]
+    stop = False
+    for loss in losses.values():
+        if used is not None and gate_allows(loss, "train", context):
+            keys = getattr(loss, "policy_output_keys", None)
+            used.update(keys(policy_td) if keys is not None else ())
+        value, shared, wants_stop = loss.train(shared, context, mb_idx)
+        total = value if total is zero else total + value
+        stop = bool(wants_stop) or stop
+    return total, shared, stop
+
+
+def wants_ratio(losses: Mapping[str, Any], buffer: TensorDictBase) -> bool:
+    """Whether any loss reads ``shared["importance_sampling_ratio"]``, or it goes back into the buffer."""
+    return "ratio" in buffer or any(getattr(loss, "reads_ratio", True) for loss in losses.values())
+
+
 def max_grad_norm_of(losses: Mapping[str, Any], default: float) -> float:
     """`max_grad_norm` of the first loss whose `loss_cfg` (or `cfg`) has one, else `default`."""
     for loss in losses.values():
@@ -263,6 +293,12 @@ def max_grad_norm_of(losses: Mapping[str, Any], default: float) -> float:
         if limit is not None:
             return float(limit)
     return default
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError for a `value` that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"CoreTrainingLoop: {name} must be one of {choices}, got {value!r}")
 
 
 def gate_allows(loss: Any, phase: str, context: ComponentContext) -> bool:

@@ -177,6 +177,15 @@ class Loss:
         transfer. Called by all ranks, or by none."""
         return joint_means(ranks.gathered(self.loss_tracker.totals()))
 
+    # Resuming
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this loss remembers from one epoch to the next: plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`; what is missing stays as it is."""
+
     # For subclasses
 
     def _loss_gate_allows(self, phase: str, context: ComponentContext) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hotloop.losses.ranks import global_moments
+from hotloop.losses.ranks import global_moments, join_moments
 
 
 def masked_mean(x: Tensor, valid: Tensor | None = None, *, count: Tensor | None = None) -> Tensor:
@@ -37,19 +37,40 @@ def masked_means(
     return (_keep(stacked, valid.flatten()).sum(1) / number.clamp_min(1)).unbind()
 
 
-def normalize_advantages(advantages: Tensor, valid: Tensor | None = None, *, eps: float = 1e-8) -> Tensor:
+def normalize_advantages(
+    advantages: Tensor, valid: Tensor | None = None, *, eps: float = 1e-8, moments: Tensor | None = None
+) -> Tensor:
     """``(A - mean) / (std + eps)`` over valid entries, 0 elsewhere.
 
     `std` is the sample standard deviation (divisor n - 1). When torch.distributed runs with several ranks,
     mean and standard deviation are those of all ranks' entries together, so that ranks do not train on
-    different scales.
+    different scales. `moments`, mean and standard deviation ``[2]``, are used where the caller has them of
+    more than these entries.
     """
+    if moments is not None:
+        mean, std = moments.to(advantages.dtype).unbind()
+        return _keep(advantages - mean, valid) / (std + eps)
     own_count = advantages.new_full((), advantages.numel()) if valid is None else valid.sum()
     own_mean = masked_mean(advantages, valid, count=own_count)
     own_squares = _keep(advantages - own_mean, valid).square().sum()
     count, mean, squares = global_moments(own_count, own_mean, own_squares)
     std = (squares / (count - 1).clamp_min(1)).sqrt()
     return _keep(advantages - mean, valid) / (std + eps)
+
+
+def advantage_moments(advantages: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Count, mean and sum of squared deviations over valid entries, float64 ``[3]``."""
+    numbers = advantages.to(torch.float64)
+    count = numbers.new_full((), numbers.numel()) if valid is None else valid.sum(dtype=torch.float64)
+    mean = masked_mean(numbers, valid, count=count)
+    return torch.stack((count, mean, _keep(numbers - mean, valid).square().sum()))
+
+
+def mean_and_std(moments: Tensor) -> Tensor:
+    """Mean and sample standard deviation ``[2]`` of several sets together, those of other ranks included,
+    from their `advantage_moments` ``[k, 3]``."""
+    count, mean, squares = global_moments(*join_moments(moments))
+    return torch.stack((mean, (squares / (count - 1).clamp_min(1)).sqrt()))
 
 
 def importance_ratio(new_log_prob: Tensor, old_log_prob: Tensor, valid: Tensor | None = None) -> Tensor:

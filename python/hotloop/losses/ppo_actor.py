@@ -41,8 +41,9 @@ class PPOActor(Loss):
 
     Reads from `shared`: ``sampled_mb`` (``act_log_prob`` [B, T]; optionally ``valid``), ``policy_td``
     (``act_log_prob``, ``entropy``), ``advantages_pg`` (V-trace-corrected; ``advantages`` when absent),
-    ``prio_weights`` and ``importance_sampling_ratio`` (computed here when absent). Advantages are normalised
-    first and weighted by ``prio_weights`` afterwards. Every mean is over valid entries.
+    ``advantage_moments`` (see `group_moments`), ``prio_weights`` and ``importance_sampling_ratio`` (computed
+    here when absent). Advantages are normalised first and weighted by ``prio_weights`` afterwards. Every mean
+    is over valid entries.
 
     Statistics: ``policy_loss``, ``entropy``, ``approx_kl`` (estimator k3), ``clipfrac``, ``importance`` (mean
     ratio), ``current_logprobs``.
@@ -65,7 +66,7 @@ class PPOActor(Loss):
         """Policy loss minus entropy bonus of one minibatch; asks to stop when the KL target was exceeded
         before it."""
         cfg = self.cfg
-        if self.past_target():
+        if self.past_target(mb_idx):
             return self._zero(), shared_loss_data, True
 
         minibatch = self._require(shared_loss_data, "sampled_mb", "shared")
@@ -85,7 +86,8 @@ class PPOActor(Loss):
             advantages = self._require(shared_loss_data, "advantages", "shared")
         advantages = advantages.detach()
         if cfg.norm_adv:
-            advantages = formulas.normalize_advantages(advantages, valid)
+            moments = group_moments(shared_loss_data)
+            advantages = formulas.normalize_advantages(advantages, valid, moments=moments)
         weights = shared_loss_data.get("prio_weights", None)
         if weights is not None:
             advantages = weights * advantages
@@ -122,9 +124,11 @@ class PPOActor(Loss):
             weight=float(ratio.numel()) if count is None else count,
         )
 
-    def past_target(self) -> bool:
+    def past_target(self, mb_idx: int = 0) -> bool:
         """Whether the minibatches of this phase so far exceed the KL target; reads the device if there is
-        one."""
+        one. Never in the middle of the minibatches that make one optimizer step."""
+        if mb_idx % getattr(self.replay, "accumulate_minibatches", 1):
+            return False
         return self.cfg.target_kl is not None and self._mean_kl() > self.cfg.target_kl
 
     def _mean_kl(self) -> float:
@@ -132,3 +136,10 @@ class PPOActor(Loss):
         device."""
         total, weight = ranks.global_sum(self.loss_tracker.total("approx_kl")).tolist()
         return total / weight if weight else 0.0
+
+
+def group_moments(shared: TensorDictBase) -> Tensor | None:
+    """``advantage_moments`` of `shared`: mean and standard deviation ``[2]`` of the advantages of all
+    minibatches of one optimizer step, where the loop accumulates the gradients of several."""
+    moments = shared.get("advantage_moments", None)
+    return None if moments is None else moments[0, 0]

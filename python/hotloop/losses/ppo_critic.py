@@ -122,6 +122,14 @@ class PPOCritic(Loss):
         self._write_back(shared_loss_data, new_values)
         return loss, shared_loss_data, False
 
+    def state_dict(self) -> dict[str, Any]:
+        """How many of the policy's burn-in steps are done."""
+        return {"burn_in_steps": self.burn_in_steps_iter}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.burn_in_steps_iter = int(state.get("burn_in_steps", self.burn_in_steps_iter))
+
     def _write_back(self, shared: TensorDictBase, new_values: Tensor) -> None:
         """Put the new values (and ratios) of the minibatch's rows into the buffer."""
         if self.replay is None:

@@ -12,7 +12,7 @@ from hotloop import ops
 from hotloop.entries import set_entries
 from hotloop.losses import formulas, ranks
 from hotloop.losses.base import ExperienceSpec, LossConfig, valid_mask
-from hotloop.losses.ppo_actor import PPOActor, PPOActorConfig
+from hotloop.losses.ppo_actor import PPOActor, PPOActorConfig, group_moments
 from hotloop.losses.ppo_critic import PPOCritic, PPOCriticConfig
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class PPOLoss(PPOCritic):
         """What a stored step holds besides the policy's own entries, one number each."""
         return {**super().get_experience_spec(), **self._actor.get_experience_spec()}
 
+    def attach_replay_buffer(self, experience: Any) -> None:
+        """Remember the experience (`replay`) that rollouts are stored in."""
+        super().attach_replay_buffer(experience)
+        self._actor.attach_replay_buffer(experience)
+
     def policy_output_keys(self, policy_td: TensorDictBase | None = None) -> set[str]:
         """Differentiates the values, log probabilities and entropies."""
         return super().policy_output_keys(policy_td) | self._actor.policy_output_keys(policy_td)
@@ -57,7 +62,7 @@ class PPOLoss(PPOCritic):
         """Policy loss, value loss and entropy bonus of one minibatch, summed with their coefficients; asks to
         stop when the KL target was exceeded before it."""
         self._actor.cfg = self.cfg  # schedules may have put another object in its place
-        if self._actor.past_target():
+        if self._actor.past_target(mb_idx):
             return self._zero(), shared_loss_data, True
         minibatch = self._require(shared_loss_data, "sampled_mb", "shared")
         policy_td = self._require(shared_loss_data, "policy_td", "shared")
@@ -105,9 +110,10 @@ class PPOLoss(PPOCritic):
             advantages = shared["advantages"]
         if advantages.requires_grad:
             advantages = advantages.detach()
-        alone = not ranks.several_ranks()
+        moments = group_moments(shared)
+        alone = moments is None and not ranks.several_ranks()
         if cfg.norm_adv and not alone:
-            advantages = formulas.normalize_advantages(advantages, valid)
+            advantages = formulas.normalize_advantages(advantages, valid, moments=moments)
         weights = shared.get("prio_weights", None)
         if weights is not None and weights.shape != returns.shape:
             weights = weights.expand(returns.shape)

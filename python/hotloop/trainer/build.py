@@ -12,8 +12,10 @@ from hotloop.experience import Experience
 from hotloop.loop import CoreTrainingLoop
 from hotloop.losses import Loss, ppo_losses
 from hotloop.optim import Adam
+from hotloop.trainer.checks import check_environment, check_policy
 from hotloop.trainer.config import TrainConfig
 from hotloop.trainer.environments import make_environment, make_policy
+from hotloop.trainer.normalization import normalized
 
 
 @dataclass
@@ -34,30 +36,30 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
 
     Args:
         config: resolved (`TrainConfig.resolved`). torch's generator should be seeded already.
-        environment: a `hotloop.envs.TrainingEnvironment`; made by `make_environment` when None.
-        policy: a `hotloop.policies.Policy` module on any device; made by `make_policy` when None.
+        environment: a `hotloop.envs.TrainingEnvironment`, which serves a step again when it is asked twice;
+            made by `make_environment` when None. Normalised here, where the settings say so.
+        policy: a `hotloop.policies.Policy` module on the run's device; made by `make_policy` when None.
 
     Raises:
-        ValueError: the environment has another number of agents than `config.num_envs`, or the device is not
-            there.
+        ValueError: the environment or the policy does not fit the configuration (see
+            `hotloop.trainer.checks`), or the device is not there.
     """
     device = usable_device(config.device)
     if environment is None:
         environment = make_environment(config, seed=config.seed)
+    check_environment(environment, config)
+    environment = normalized(environment, config)
     agents = int(environment.total_parallel_agents)
-    if agents != config.num_envs:
-        raise ValueError(
-            f"build_components: the environment has {agents} agents, num_envs says {config.num_envs}"
-        )
     if policy is None:
-        policy = make_policy(config, environment)
-    policy = policy.to(device)
+        policy = make_policy(config, environment).to(device)
+    check_policy(policy, environment, device)
     loop_config = config.loop_config()
     losses = ppo_losses(
         policy,
         trainer_cfg=loop_config,
         env=environment,
         device=device,
+        fused=config.fused_loss,
         **config.actor.model_dump(),
         **config.critic.model_dump(),
     )
@@ -66,7 +68,7 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
         batch_size=loop_config.batch_size,
         bptt_horizon=loop_config.bptt_horizon,
         minibatch_size=loop_config.minibatch_size,
-        max_minibatch_size=loop_config.minibatch_size,
+        max_minibatch_size=loop_config.minibatch_size // config.rollout.accumulate,
         policy_experience_spec=policy.get_agent_experience_spec(),
         losses=losses,
         device=device,
@@ -125,9 +127,3 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
         "eps": settings.eps,
         "weight_decay": settings.weight_decay,
     }
-
-
-def learning_rate(config: TrainConfig, agent_steps: int) -> float:
-    """The learning rate of the epoch that starts after `agent_steps`: a function of that count alone."""
-    base = config.optimizer.learning_rate
-    return base * max(0.0, 1.0 - agent_steps / config.total_timesteps) if config.optimizer.anneal else base

@@ -17,7 +17,7 @@ import torch
 from hotloop.trainer.files import write_atomically
 
 #: Raised when the layout changes so that older files can no longer be read.
-FORMAT = 1
+FORMAT = 2
 
 _ARRAY = "__ndarray__"
 _PLAIN = (str, bytes, bool, int, float, type(None))
@@ -98,17 +98,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"load_checkpoint: {path} has format {found!r}, this version reads format {FORMAT}")
     state: dict[str, Any] = decode(content)
     return state
-
-
-def rng_state() -> dict[str, Any]:
-    """The states of torch's generators: the CPU's and, when CUDA is in use, every device's."""
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if in_use else []}
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Restores what `rng_state` returned; states of CUDA devices that are not here are left out."""
-    torch.set_rng_state(state["cpu"])
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for index, device_state in enumerate(state["cuda"][:available]):
-        torch.cuda.set_rng_state(device_state, index)

@@ -8,7 +8,8 @@ from typing import Any
 from hotloop.policies import GRUPolicy, LSTMPolicy, MLPPolicy, NatureCNNPolicy, TokenPolicy
 from hotloop.policies.nature_cnn import reads_images
 from hotloop.policies.token_policy import reads_tokens
-from hotloop.trainer.config import EnvBackend, EnvironmentConfig, PolicyConfig, TrainConfig
+from hotloop.trainer.config import TrainConfig
+from hotloop.trainer.config_sections import EnvBackend, EnvironmentConfig, PolicyConfig
 
 # Fields of `EnvironmentConfig` that a backend reads. Others, which would be ignored, are refused when set.
 _READS: dict[EnvBackend, frozenset[str]] = {

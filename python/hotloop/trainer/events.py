@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
-from hotloop.trainer.progress import EpochReport
+
+class ScalarWriter(Protocol):
+    """Where the scalars of epochs and evaluations go besides the CSV files."""
+
+    def write(self, scalars: Mapping[str, float], agent_steps: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class EventWriter:
-    """Writes the numbers of each epoch as scalars over agent steps.
+    """Writes scalars over agent steps.
 
     Args:
         directory: where the event files go.
@@ -31,17 +38,10 @@ class EventWriter:
         purge = from_step + 1 if from_step else None
         self._writer = SummaryWriter(str(directory), purge_step=purge, max_queue=1000, flush_secs=10)
 
-    def write(self, report: EpochReport) -> None:
-        scalars = {
-            "episode/return_mean": report.episode_return_mean,
-            "episode/length_mean": report.episode_length_mean,
-            "speed/steps_per_second": report.steps_per_second,
-            **{f"losses/{name}": value for name, value in report.losses.items()},
-            **{f"share/{name}": value for name, value in report.shares.items()},
-        }
+    def write(self, scalars: Mapping[str, float], agent_steps: int) -> None:
+        """Writes the scalars of one epoch."""
         for name, value in scalars.items():
-            if not math.isnan(value):
-                self._writer.add_scalar(name, value, report.agent_steps)
+            self._writer.add_scalar(name, value, agent_steps)
 
     def close(self) -> None:
         self._writer.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hotloop.trainer.files import write_atomically
+from hotloop.trainer.timing import PHASES
 
 Value = int | float
 
@@ -25,7 +26,7 @@ LEADING_COLUMNS = (
 )
 
 #: Columns that depend on the machine's speed, hence differ between two runs of the same seed.
-TIMING_COLUMNS = ("wall_time", "steps_per_second")
+TIMING_COLUMNS = ("wall_time", "steps_per_second", *(f"seconds_{phase}" for phase in PHASES))
 
 
 class EpisodeWindow:
@@ -80,10 +81,14 @@ class MetricsFile:
         path: the file; created with its first row.
         keep_epochs: rows of later epochs are cut off, those up to this one stay (a resumed run). None starts
             over.
+        leading: the columns that every row has, first in the file.
     """
 
-    def __init__(self, path: Path, *, keep_epochs: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, keep_epochs: int | None = None, leading: Sequence[str] = LEADING_COLUMNS
+    ) -> None:
         self.path = path
+        self._leading = tuple(leading)
         self._columns: list[str] = []
         self._file: TextIO | None = None
         if keep_epochs is None:
@@ -94,7 +99,7 @@ class MetricsFile:
             self._rewrite(kept)
 
     def append(self, row: Mapping[str, Value]) -> None:
-        """Writes one row. The first row must hold every one of `LEADING_COLUMNS`."""
+        """Writes one row. The first row must hold every leading column."""
         unseen = [name for name in row if name not in self._columns]
         if unseen:
             self._widen(unseen)
@@ -113,12 +118,12 @@ class MetricsFile:
 
     def _widen(self, unseen: Sequence[str]) -> None:
         if not self._columns:
-            missing = [name for name in LEADING_COLUMNS if name not in unseen]
+            missing = [name for name in self._leading if name not in unseen]
             if missing:
                 raise ValueError(
-                    f"MetricsFile.append: the first row must hold {LEADING_COLUMNS}, lacks {missing}"
+                    f"MetricsFile.append: the first row must hold {self._leading}, lacks {missing}"
                 )
-            self._columns = [*LEADING_COLUMNS, *(name for name in unseen if name not in LEADING_COLUMNS)]
+            self._columns = [*self._leading, *(name for name in unseen if name not in self._leading)]
             rows: list[dict[str, str]] = []
         else:
             self.close()

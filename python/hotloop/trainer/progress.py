@@ -28,7 +28,8 @@ class EpochReport:
         episode_return_mean: over the last 100 episodes, NaN before the first has ended.
         episode_length_mean: likewise, in steps.
         losses: the statistics of the losses, by name.
-        shares: fractions of this epoch's time, by part (environment, policy, hotloop, optimizer).
+        phases: seconds of this epoch by phase, which add up to its wall time; see `hotloop.trainer.timing`.
+        shares: the phases in a few groups, as fractions.
     """
 
     epoch: int
@@ -39,6 +40,32 @@ class EpochReport:
     episode_length_mean: float
     losses: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, float] = field(default_factory=dict)
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+    def row(self) -> dict[str, int | float]:
+        """The row of metrics.csv."""
+        return {
+            "epoch": self.epoch,
+            "agent_steps": self.agent_steps,
+            "wall_time": round(self.wall_time, 4),
+            "steps_per_second": round(self.steps_per_second, 1),
+            "episode_return_mean": self.episode_return_mean,
+            "episode_length_mean": self.episode_length_mean,
+            **self.losses,
+            **{f"seconds_{name}": seconds for name, seconds in self.phases.items()},
+        }
+
+    def scalars(self) -> dict[str, float]:
+        """What TensorBoard and the like get, by group; no value that is NaN."""
+        scalars = {
+            "episode/return_mean": self.episode_return_mean,
+            "episode/length_mean": self.episode_length_mean,
+            "speed/steps_per_second": self.steps_per_second,
+            **{f"losses/{name}": value for name, value in self.losses.items()},
+            **{f"share/{name}": value for name, value in self.shares.items()},
+            **{f"seconds/{name}": value for name, value in self.phases.items()},
+        }
+        return {name: value for name, value in scalars.items() if not math.isnan(value)}
 
 
 class Progress(Protocol):
@@ -204,6 +231,8 @@ class LiveProgress:
         returns.append(f"{goal}   length {_number(report.episode_length_mean)}   {spark}", style="not bold")
         table.add_row("return", returns)
         table.add_row("share", "   ".join(f"{name} {share:.0%}" for name, share in report.shares.items()))
+        if report.phases:
+            table.add_row("time in", _longest(report.phases))
         losses = Table.grid(padding=(0, 3))
         pairs = [f"{name} {_number(value)}" for name, value in report.losses.items()]
         for first in range(0, len(pairs), 3):
@@ -247,6 +276,13 @@ def sparkline(values: list[float], width: int) -> str:
     low, high = min(bins), max(bins)
     scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_SPARKS[round((value - low) * scale)] for value in bins)
+
+
+def _longest(phases: Mapping[str, float], least: float = 0.02) -> str:
+    """The phases that take at least a fraction `least` of the time, the longest first."""
+    total = sum(phases.values()) or 1.0
+    ordered = sorted(phases.items(), key=lambda item: -item[1])
+    return "  ".join(f"{name} {part / total:.0%}" for name, part in ordered if part / total >= least)
 
 
 def _number(value: float) -> str:

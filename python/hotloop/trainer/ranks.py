@@ -34,12 +34,15 @@ def share_of_rank(config: TrainConfig) -> TrainConfig:
     batch, minibatch = config.rollout.batch_size, config.rollout.minibatch_size
     assert batch is not None, "resolved"
     assert minibatch is not None, "resolved"
+    parts = config.rollout.accumulate
+    each, factor = (f" and rollout.accumulate {parts}", f" * {parts}") if parts > 1 else ("", "")
     _require_multiple("num_envs", config.num_envs, size, f"the {size} processes")
     _require_multiple(
         "rollout.minibatch_size",
         minibatch,
-        size * horizon,
-        f"rollout.horizon times the {size} processes, {horizon} * {size} = {size * horizon}",
+        size * horizon * parts,
+        f"rollout.horizon times the {size} processes{each}, {horizon} * {size}{factor} = "
+        f"{size * horizon * parts}",
         within=batch,
     )
     agents, minibatches = config.num_envs // size, batch // minibatch

@@ -12,7 +12,8 @@ import yaml
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths inside a run directory: config.yaml, metrics.csv, checkpoint.pt, curve.png and tensorboard/."""
+    """Paths inside a run directory: config.yaml, metrics.csv, checkpoint.pt, curve.png and tensorboard/, and
+    as far as they are made evaluations.csv, best.pt, checkpoints/ and videos/."""
 
     path: Path
 
@@ -47,7 +48,7 @@ class RunDirectory:
         directory = cls(path)
         if not directory.checkpoint.is_file():
             raise FileNotFoundError(f"{path} cannot be resumed: {directory.checkpoint} does not exist")
-        for leftover in path.glob(".*.tmp"):
+        for leftover in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp")):
             leftover.unlink(missing_ok=True)
         return directory
 
@@ -74,6 +75,22 @@ class RunDirectory:
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.pt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.csv"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
 
     @property
     def curve(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -64,3 +65,12 @@ class StopSignals:
             # None stands for a handler that was not installed from Python and cannot be put back.
             signal.signal(watched, signal.SIG_DFL if previous is None else previous)
         self._previous.clear()
+
+
+def announce(signum: int) -> None:
+    """Says on stderr what the first signal will do; safe inside a signal handler."""
+    # os.write: a signal may arrive in the middle of a print, which cannot be entered twice.
+    # The escape sequence shows the cursor, which a live display hides and a second signal would leave hidden.
+    cursor = "\x1b[?25h" if os.isatty(2) else ""
+    name = signal.Signals(signum).name
+    os.write(2, f"{cursor}\n{name}: finishing this epoch, then saving; once more to stop at once\n".encode())
