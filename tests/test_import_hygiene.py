@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "optim",
         "policies",
         "envs",
+        "trainer",
     },
     "trainer": KERNEL
     | {
@@ -63,7 +64,6 @@ ALLOWED: dict[str, set[str]] = {
         "envs",
         "gradients",
         "distributed",
-        "__init__",
     },
     "cli": {"trainer", "distributed", "losses"},
     "doctor": {"_core", "ops", "__init__"},

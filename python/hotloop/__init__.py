@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hotloop.loop import CoreTrainingLoop, RolloutResult
     from hotloop.segment_sampler import SegmentSampler
     from hotloop.stopwatch import Stopwatch
+    from hotloop.trainer import TrainConfig, Trainer
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,8 @@ _MODULE_OF = {
     "RolloutResult": "hotloop.loop",
     "SegmentSampler": "hotloop.segment_sampler",
     "Stopwatch": "hotloop.stopwatch",
+    "TrainConfig": "hotloop.trainer",  # these two need the extra `train`
+    "Trainer": "hotloop.trainer",
 }
 _SUBMODULES = ("envs", "losses", "ops", "optim", "policies")
 
@@ -50,6 +53,8 @@ __all__ = [
     "RolloutResult",
     "SegmentSampler",
     "Stopwatch",
+    "TrainConfig",
+    "Trainer",
     "TrainerState",
     "__version__",
     "envs",
