@@ -1,4 +1,8 @@
-"""hotloop, through its public interface as a user would write it: the README's lines and the fused loss."""
+"""hotloop, through its public interface as a user would write it: the README's lines and the fused loss.
+
+Rows are drawn in a fresh random order for each update epoch. Where there is only one, they are taken in order,
+as the reference loop does: whichever minibatch an agent is in, it is seen once.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +54,7 @@ class Hotloop(Contestant):
             minibatch_size=job.minibatch_size,
             bptt_horizon=job.horizon,
             update_epochs=job.update_epochs,
-            sampling=SamplingConfig(method="permutation"),
+            sampling=SamplingConfig(method="permutation" if job.update_epochs > 1 else "sequential"),
             advantage=AdvantageConfig(gamma=HYPER.gamma, gae_lambda=HYPER.gae_lambda),
             seed=seed,
         )

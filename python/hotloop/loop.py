@@ -404,7 +404,8 @@ class CoreTrainingLoop:
         with stopwatch("_train.sample"):
             shared, columns, recurrent = self._draw(advantages, context, mb_idx)
         if mb_idx == 0:
-            shared["advantages_full"] = NonTensorData(advantages)
+            full = NonTensorData(advantages, batch_size=shared.batch_size, device=shared.device)
+            set_entries(shared, {"advantages_full": full})
         sampled_mb = shared["sampled_mb"]
         weight = None
         if self._group is None:
