@@ -1,7 +1,7 @@
 """hotloop, through its public interface as a user would write it: the README's lines and the fused loss.
 
-Rows are drawn in a fresh random order for each update epoch. Where there is only one, they are taken in order,
-as the reference loop does: whichever minibatch an agent is in, it is seen once.
+Rows are drawn in a fresh random order for each update epoch. Where there is only one, they are taken in
+order, as the reference loop does: whichever minibatch an agent is in, it is seen once.
 """
 
 from __future__ import annotations
