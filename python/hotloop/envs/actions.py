@@ -27,6 +27,7 @@ class DiscreteActions:
         self._counts = np.asarray(counts, dtype=np.int64)
         self._unsigned_counts = self._counts.astype(np.uint64)
         self._start = np.asarray(start, dtype=np.int64)
+        self._shifted = bool(self._start.any())
         self._dtype = np.dtype(dtype)
         self._shape = (num_agents, *self._counts.shape)
 
@@ -45,7 +46,8 @@ class DiscreteActions:
                 f"send_actions: actions must be at least 0 and below {self._counts.tolist()}, "
                 f"got {int(choices[where])} for agent {where[0]}"
             )
-        choices += self._start
+        if self._shifted:
+            choices += self._start
         return choices.astype(self._dtype, copy=False)
 
 

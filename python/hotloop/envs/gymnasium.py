@@ -281,18 +281,20 @@ class GymnasiumEnvironment:
         # The mask still is that of the rows the actions were sent from: False where this step only reset.
         if self._autoreset == "next_step":
             counted = self._statistics.update(rewards, dones, self._mask)
-            np.logical_not(dones, out=self._mask)
-            self._num_steps = int(np.count_nonzero(self._mask))
+            if counted or self._num_steps != len(self._mask):
+                np.logical_not(dones, out=self._mask)
+                self._num_steps = int(np.count_nonzero(self._mask))
         else:
             counted = self._statistics.update(rewards, dones)
-            self._keep_final(infos)
+            self._final_ids = None
+            if counted:
+                self._keep_final(infos)
         self._infos = recorded(infos) if self._reads_recorded else counted
 
     def _keep_final(self, infos: Mapping[str, Any]) -> None:
-        self._final_ids = None
-        if not self._truncations.any():
-            return
         agents = np.flatnonzero(self._truncations)
+        if not len(agents):
+            return
         finals = infos.get("final_obs")
         if finals is None or any(finals[agent] is None for agent in agents):
             raise RuntimeError(
