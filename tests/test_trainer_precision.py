@@ -82,6 +82,19 @@ def test_a_run_in_bfloat16_learns_and_repeats(tmp_path: Path) -> None:
     assert rows != lasting(tmp_path / "full")
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_recurrent_policy_in_bfloat16_passes_its_self_check(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = {"kind": kind, "hidden": [16], "core_size": 16}
+    run(settings(tmp_path / "rough", amp="bf16", policy=policy))
+    if kind == "gru":  # its CPU kernels take single steps in any case, and repeat them to the bit
+        return
+    monkeypatch.setattr("hotloop.trainer.precision._REPEAT_TOLERANCE", 1e-6)
+    with pytest.raises(RuntimeError, match="must repeat the rollout"):
+        run(settings(tmp_path / "strict", amp="bf16", policy=policy))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("space", ["CartPole-v1", "Pendulum-v1"])
 def test_a_compiled_policy_trains_like_a_plain_one(tmp_path: Path, space: str) -> None:

@@ -40,22 +40,26 @@ class RecurrentSelfCheck:
     @torch.no_grad()
     def __call__(self, policy: Policy, experience: Experience, keys: Sequence[Key]) -> None:
         """Before the first update of a training phase. RuntimeError where the two differ by more than
-        `TOLERANCE` in any valid entry, naming the worst."""
+        `TOLERANCE`, or the policy's own `repeat_tolerance`, in any valid entry, naming the worst."""
         if not self._pending or self._states is None:
             return
         # Values, too: the first policies are nearly uniform, whatever their state.
         names = [name for name in ("act_log_prob", "values") if name in experience.buffer]
+        tolerance = float(getattr(policy, "repeat_tolerance", TOLERANCE))
         for mb_idx in range(experience.num_minibatches):
             minibatch, rows = experience.sample_sequential(mb_idx)
             state = self._states.of_segments(rows)
             policy_td = forward_policy_for_training(policy, minibatch, keys, {"state": state})
             for name in names:
                 stored = minibatch[name]
-                _compare(name, stored, policy_td[name].reshape(stored.shape), minibatch, rows)
+                again = policy_td[name].reshape(stored.shape)
+                _compare(name, stored, again, minibatch, rows, tolerance)
         self._pending = self._mode == "always"
 
 
-def _compare(name: str, stored: Tensor, again: Tensor, minibatch: TensorDictBase, rows: Tensor) -> None:
+def _compare(
+    name: str, stored: Tensor, again: Tensor, minibatch: TensorDictBase, rows: Tensor, tolerance: float
+) -> None:
     difference = (again.double() - stored.double()).abs()
     excess = difference / stored.double().abs().clamp(min=1.0)
     if excess.dim() > 2:
@@ -64,7 +68,7 @@ def _compare(name: str, stored: Tensor, again: Tensor, minibatch: TensorDictBase
     if valid is not None:
         excess = torch.where(valid.bool(), excess, 0.0)
     # NaN is a difference, too.
-    wrong = ~(excess <= TOLERANCE)
+    wrong = ~(excess <= tolerance)
     if not wrong.any():
         return
     row, column = divmod(int(excess.nan_to_num(nan=torch.inf).argmax()), excess.shape[1])
@@ -72,7 +76,7 @@ def _compare(name: str, stored: Tensor, again: Tensor, minibatch: TensorDictBase
     raise RuntimeError(
         f"CoreTrainingLoop.training_phase: the training forward must repeat the rollout, but {name!r} of "
         f"segment {int(rows[row])}, step {column} was {was:.6g} and is now {now:.6g}, a difference of "
-        f"{abs(now - was):.3g} (tolerance {TOLERANCE:g}); {int(wrong.sum())} of {wrong.numel()} entries "
+        f"{abs(now - was):.3g} (tolerance {tolerance:g}); {int(wrong.sum())} of {wrong.numel()} entries "
         f"compared here are off. {_cause(wrong, minibatch['resets'].bool())} recurrent_check='off' trains "
         "all the same."
     )

@@ -60,7 +60,8 @@ class RecurrentPolicy(Protocol):
 
     A policy may also have ``initial_state()``: the state in which an episode begins, by the keys of
     ``get_state_spec()``, each of the shape for one agent. It is read once, when the loop is built; without it
-    the state begins as zeros.
+    the state begins as zeros. And ``repeat_tolerance``, a number: how far training may be from the rollout in
+    the loop's self-check, relative above 1, where rounding needs more than 1e-4.
     """
 
     def get_agent_experience_spec(self) -> Any:

@@ -13,6 +13,8 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 _HALVES = (torch.float16, torch.bfloat16)
+# Between a recurrent policy's pass over one step and over many, whose products are rounded to 8 bits.
+_REPEAT_TOLERANCE = 0.05
 
 
 def use_autocast(policy: Any, dtype: torch.dtype, device: torch.device) -> None:
@@ -33,6 +35,7 @@ def use_autocast(policy: Any, dtype: torch.dtype, device: torch.device) -> None:
         return result
 
     policy.forward = forward
+    policy.repeat_tolerance = _REPEAT_TOLERANCE
 
 
 def use_compile(policy: Any) -> None:
