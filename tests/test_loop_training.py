@@ -10,7 +10,7 @@ from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
-from hotloop.loop_training import delta_lambda_advantages, importance_ratio
+from hotloop.loop_training import clear_gradients, delta_lambda_advantages, importance_ratio
 from loop_support import (
     BOOTSTRAPPED,
     F32,
@@ -334,3 +334,19 @@ def test_policies_may_return_a_new_tensordict() -> None:
     setup = prepared(policy=Returning())
     setup.loop.training_phase(setup.context, 1)
     assert "entropy" in setup.losses["actor"].shared[0]["policy_td"]
+
+
+def test_gradients_are_cleared_as_the_optimizer_would() -> None:
+    class Own(torch.optim.SGD):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            seen.append(set_to_none)
+
+    seen: list[bool] = []
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    for parameter in parameters:
+        parameter.grad = torch.ones(2)
+    clear_gradients(torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:2]}], lr=0.1))
+    assert [parameter.grad is None for parameter in parameters] == [True, True, False]
+    clear_gradients(Own(parameters, lr=0.1))
+    assert seen == [True]
+    assert parameters[2].grad is not None

@@ -29,6 +29,7 @@ from hotloop.loop_training import (
     Arrivals,
     add_unused_outputs,
     check_choice,
+    clear_gradients,
     forward_policy_for_training,
     importance_ratio,
     max_grad_norm_of,
@@ -267,9 +268,7 @@ class CoreTrainingLoop:
                 info_steps.extend([step_number] * len(step.infos))
             step_number += 1
             agent_steps += step.num_steps
-            idle_steps = checked_progress(
-                experience.stored_steps - stored, idle_steps, experience.bptt_horizon
-            )
+            idle_steps = checked_progress(experience, stored, idle_steps)
         if window is None:
             raise RuntimeError(
                 "CoreTrainingLoop.rollout_phase: the rollout was complete before its first step"
@@ -357,7 +356,7 @@ class CoreTrainingLoop:
         for mb_idx in range(count):
             members = range(mb_idx // group * group, min(count, (mb_idx // group + 1) * group))
             if mb_idx % group == 0:
-                optimizer.zero_grad(set_to_none=True)
+                clear_gradients(optimizer)
                 self._group = self._survey(advantages, context, members, after)
             if advantages is None:
                 assert phase_shared is not None
@@ -369,7 +368,7 @@ class CoreTrainingLoop:
                 total, stop = self._loop_minibatch(advantages, context, mb_idx, after)
             if ranks.any_rank(stop):
                 if mb_idx % group:
-                    optimizer.zero_grad(set_to_none=True)
+                    clear_gradients(optimizer)
                 return True
             if not total.requires_grad:
                 raise ValueError(

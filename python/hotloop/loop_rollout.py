@@ -327,16 +327,17 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
 
 
-def checked_progress(stored: int, idle_steps: int, horizon: int) -> int:
-    """Count of steps since one was stored, after one of which `stored` calls of `Experience.store` wrote; a
-    rollout that cannot end must not hang."""
+def checked_progress(experience: Experience, stored_before: int, idle_steps: int) -> int:
+    """Count of steps since one was stored, after a step before which `stored_before` were; a rollout that
+    cannot end must not hang."""
+    stored = experience.stored_steps - stored_before
     if stored > 1:
         raise RuntimeError(
             f"{_WHERE}: one loss must store each step, got {stored} calls of Experience.store: every call "
             "moves the cursors on, so close the others' rollout gate"
         )
     idle_steps = 0 if stored else idle_steps + 1
-    if idle_steps > 1000 + 100 * horizon:
+    if idle_steps > 1000 + 100 * experience.bptt_horizon:
         raise RuntimeError(
             f"{_WHERE}: {idle_steps} steps in a row added nothing to the experience: no loss calls "
             "Experience.store, or some agents are never served"

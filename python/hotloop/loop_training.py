@@ -285,6 +285,16 @@ def wants_ratio(losses: Mapping[str, Any], buffer: TensorDictBase) -> bool:
     return "ratio" in buffer or any(getattr(loss, "reads_ratio", True) for loss in losses.values())
 
 
+def clear_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """`optimizer.zero_grad(set_to_none=True)`, without torch's profiler region and its guard against tracing,
+    which take as long as the optimizer's step for a small network."""
+    if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad or "zero_grad" in vars(optimizer):
+        return optimizer.zero_grad(set_to_none=True)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
 def max_grad_norm_of(losses: Mapping[str, Any], default: float) -> float:
     """`max_grad_norm` of the first loss whose `loss_cfg` (or `cfg`) has one, else `default`."""
     for loss in losses.values():
