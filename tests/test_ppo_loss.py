@@ -131,7 +131,7 @@ def clamp_passes_its_edges() -> bool:
 
 @pytest.mark.skipif(
     not clamp_passes_its_edges(),
-    reason="this torch (2.14 and later) gives a clamp's edge no gradient; the op keeps what 2.13 and before give",
+    reason="this torch (2.14 or later) gives a clamp's edge no gradient; the op does, as 2.13 and before",
 )
 def test_ties_and_edges_have_the_gradient_that_torch_gives() -> None:
     # ratios on an edge of the clip, advantages of 0, and errors of equal size on both sides of a target
