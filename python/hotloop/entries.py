@@ -8,7 +8,7 @@ TensorDict that is locked, is of another kind or keeps its entries elsewhere is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -18,6 +18,10 @@ from hotloop.spec import Key, nest
 
 # Where a TensorDict keeps its entries.
 _HAS_ENTRIES = isinstance(getattr(TensorDict({}), "_tensordict", None), dict)
+
+
+def _is_open(td: TensorDictBase) -> TypeGuard[TensorDict]:
+    return _HAS_ENTRIES and type(td) is TensorDict and not td.is_locked
 
 
 def flat_tensordict(
@@ -33,7 +37,7 @@ def flat_tensordict(
 
 def set_entries(td: TensorDictBase, entries: Mapping[str, Any]) -> None:
     """`td.update(entries)` for entries that are known to fit `td` in batch size and device."""
-    if _HAS_ENTRIES and type(td) is TensorDict and not td.is_locked:
+    if _is_open(td):
         td._tensordict.update(entries)
     else:
         for key, value in entries.items():
@@ -42,7 +46,7 @@ def set_entries(td: TensorDictBase, entries: Mapping[str, Any]) -> None:
 
 def replace_entries(td: TensorDict, entries: Mapping[Any, Any]) -> bool:
     """Makes `entries` all that `td` holds; False, and nothing done, where that cannot be."""
-    if not _HAS_ENTRIES or type(td) is not TensorDict or td.is_locked:
+    if not _is_open(td):
         return False
     td._tensordict.clear()
     td._tensordict.update(entries)

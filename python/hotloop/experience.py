@@ -305,14 +305,16 @@ class Experience:
         default the experience's own seed and `epoch`. With `reuse=True` drawn rows, those of `advantages`
         too, are gathered into memory that the next such call overwrites.
         """
-        shared, _ = self._sampler.sample(
+        shared, _ = self.sample_columns(
+            (),
             mb_idx,
+            epoch,
+            total_timesteps,
+            batch_size,
             advantages,
-            config=sampling_config or self.sampling_config or SamplingConfig(),
-            epoch=epoch,
-            total_epochs=max(1, total_timesteps // batch_size),
-            seed=self.seed if seed is None else seed,
-            draw=epoch if draw is None else draw,
+            sampling_config=sampling_config,
+            seed=seed,
+            draw=draw,
             reuse=reuse,
         )
         return shared
@@ -327,19 +329,20 @@ class Experience:
         advantages: Tensor,
         *,
         sampling_config: Any = None,
-        seed: int,
-        draw: int,
+        seed: int | None = None,
+        draw: int | None = None,
+        reuse: bool = False,
     ) -> tuple[TensorDict, list[Tensor]]:
-        """`sample` into memory that is reused, and the same rows of further `columns`, `[S, T]` each."""
+        """`sample`, and the same rows of further `columns`, `[S, T]` each."""
         return self._sampler.sample(
             mb_idx,
             advantages,
             config=sampling_config or self.sampling_config or SamplingConfig(),
             epoch=epoch,
             total_epochs=max(1, total_timesteps // batch_size),
-            seed=seed,
-            draw=draw,
-            reuse=True,
+            seed=self.seed if seed is None else seed,
+            draw=epoch if draw is None else draw,
+            reuse=reuse,
             columns=columns,
         )
 

@@ -67,7 +67,8 @@ class MinibatchSampler:
                 f"Experience.sample: advantages must be {list(expected)}, got {list(advantages.shape)}"
             )
         weights = self._ones
-        extra = {_ADVANTAGES: advantages, **dict(zip(_COLUMNS, columns, strict=False))}
+        keys = _COLUMNS[: len(columns)]
+        extra = {_ADVANTAGES: advantages, **dict(zip(keys, columns, strict=True))}
         if config.method == "sequential" or (config.method == "prioritized" and config.prio_alpha <= 0.0):
             leaves, indices = self._sequential(mb_idx, extra, reuse)
         elif config.method == "stratified":
@@ -91,7 +92,7 @@ class MinibatchSampler:
                 f"{config.method!r}"
             )
         chosen = leaves.pop(_ADVANTAGES)
-        rows = [leaves.pop(key) for key in _COLUMNS[: len(columns)]]
+        rows = [leaves.pop(key) for key in keys]
         shared = flat_tensordict(
             {
                 "prio_weights": weights,

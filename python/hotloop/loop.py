@@ -274,10 +274,10 @@ class CoreTrainingLoop:
                 "CoreTrainingLoop.rollout_phase: the rollout was complete before its first step"
             )
         self._truncation.end_rollout()
-        kept = None if states is None else states.state_dict()
+        kept = states.state_dict() if states is not None and self._boundary.active else None
         self._boundary.end_rollout(env, context, self._prepare)
-        if states is not None:
-            states.load_state_dict(kept)  # looking at the newest step must not move them
+        if states is not None and kept is not None:  # looking at the newest step must not move them
+            states.load_state_dict(kept)
         context.training_env_id = window
         return RolloutResult(
             raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window, info_steps=info_steps
@@ -443,6 +443,7 @@ class CoreTrainingLoop:
             sampling_config=self.experience.sampling_config or getattr(config, "sampling", None),
             seed=self._sampling_seed(config),
             draw=self._update_epochs,
+            reuse=True,
         )
         recurrent = None
         if self._states is not None:

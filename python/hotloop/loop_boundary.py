@@ -71,7 +71,7 @@ class RowBoundary:
         self._truncation = truncation
         self._mode: BoundaryMode = "legacy" if missing or not loop_samples else mode
         self._warned = False
-        self._active = False  # in the rollout under way
+        self.active = False  # whether the rollout under way is to end exactly
         self._complete = False
         self._peeks = False
         if self._mode == "legacy":
@@ -102,7 +102,7 @@ class RowBoundary:
 
     def begin_rollout(self, env: Any) -> None:
         """Forget the last rollout and see whether this environment can be looked at without acting."""
-        self._active = self._complete = False
+        self.active = self._complete = False
         if self._mode == "legacy":
             return
         self._peeks = callable(getattr(env, "peek_observations", None))
@@ -115,7 +115,7 @@ class RowBoundary:
                 )
             self._warned = True
             return
-        self._active = True
+        self.active = True
         self._owner.fill_(-1)
         self._next_row.fill_(-1)
         self._finished.fill_(self._experience.segments)
@@ -126,7 +126,7 @@ class RowBoundary:
 
         ValueError where the end of the rollout could not be looked at.
         """
-        if not self._active:
+        if not self.active:
             return False
         if not self._peeks and window.agents != self._experience.total_agents:
             raise ValueError(
@@ -141,7 +141,7 @@ class RowBoundary:
 
     def after_step(self, td: TensorDictBase | None, window: Window, stored: bool) -> None:
         """After the losses saw a step, with the policy's values in `td`; whether one of them stored it."""
-        if not self._active:
+        if not self.active:
             return
         agents = window.window
         if self._before is not None:
@@ -171,7 +171,7 @@ class RowBoundary:
 
         RuntimeError where the environment does not hand out the newest step of a slice.
         """
-        if not self._active:
+        if not self.active:
             return
         stopwatch = context.stopwatch
         newest: Iterable[Any] = env.peek_observations() if self._peeks else _fetched_again(env)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.entries import flat_tensordict, unflattened
-from hotloop.losses import ranks
+from hotloop.losses import formulas, ranks
+from hotloop.losses.base import valid_mask
 from hotloop.spec import Key
 
 if TYPE_CHECKING:
@@ -222,13 +223,7 @@ def importance_ratio(minibatch: TensorDictBase, policy_td: TensorDictBase) -> Te
         return None
     if new.shape != old.shape:
         new = new.reshape(old.shape)
-    difference = new - old
-    valid = minibatch.get("valid", None)
-    if valid is not None:
-        # Before exp: whatever an invalid step holds must not reach the gradient.
-        difference = torch.where(valid.bool(), difference, 0.0)
-    ratio: Tensor = difference.clamp(-10.0, 10.0).exp()
-    return ratio
+    return formulas.importance_ratio(new, old, valid_mask(minibatch))
 
 
 def add_unused_outputs(total: Tensor, policy_td: TensorDictBase, used: set[str]) -> Tensor:
@@ -345,7 +340,7 @@ def _importance(shared: TensorDictBase, values: Tensor, memory: dict[str, Tensor
     if new.is_cpu and new.dtype in (torch.float32, torch.float64):
         out = kept(memory, "importance", old.shape, new.dtype, new.device)
         return ops.importance_ratio(new, old, valid, 0.0, out=out)
-    ratio = (new - old).clamp(-10.0, 10.0).exp()
+    ratio = formulas.importance_ratio(new, old)
     return ratio if valid is None else torch.where(valid.bool(), ratio, 0.0)
 
 
