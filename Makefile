@@ -6,6 +6,8 @@ PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# Of make test-peers: names of hosts, all when empty.
+HOSTS ?=
 # For pip, such as an index of CPU builds of torch where there is no GPU (they are much smaller).
 PIP_ARGS ?=
 
@@ -16,7 +18,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize wheel-check peers \
+.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize wheel-check peers test-peers bench-integrations \
   environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -33,6 +35,8 @@ help:
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make peers        install what tests marked peers compare with, and run those"
+	@echo "make test-peers   install each trainer that hotloop slips into beside .venv, train it with and without (HOSTS=...)"
+	@echo "make bench-integrations  the same, timed in turn                          (BENCH_ARGS=...)"
 	@echo "make environments  install EnvPool, MettaGrid, Atari and PufferLib, and run the tests of their environments"
 	@echo "make clean        remove what was built; make distclean removes .venv too"
 
@@ -86,6 +90,14 @@ peers: $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.native
 	PUFFERLIB_DISABLE_CUDA=1 $(PIP) --no-deps --no-build-isolation --no-binary pufferlib-core pufferlib-core==3.0.23
 	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
+# Each trainer that hotloop.integrations slips into gets an environment of its own, .venv-hosts/<host>.
+test-peers: $(VENV)/.extra-test $(VENV)/.native
+	$(BIN)/python tools/test_hosts.py $(HOSTS) -- $(PYTEST_ARGS)
+
+bench-integrations: $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.native
+	@mkdir -p benchmarks/results
+	$(BIN)/python -m benchmarks.integrations --json benchmarks/results/bench.integrations.json $(BENCH_ARGS)
+
 # Of pufferlib-core, which pins another torch, only what it steps environments with is used.
 environments: $(VENV)/.extra-test $(VENV)/.native
 	$(NINJA) $(PIP) -c requirements/environments.txt --no-build-isolation -e '.[envpool,mettagrid,atari,pufferlib]'
@@ -114,4 +126,4 @@ clean:
 	find python tests tools benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-hosts

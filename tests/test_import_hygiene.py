@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "gradients": {"losses"},
     "distributed": {"losses"},
     "loop": KERNEL | {"experience", "losses", "policies", "envs", "gradients"},
-    "integrations": {"ops", "segment_sampler", "experience"},
+    "integrations": KERNEL | {"segment_sampler", "experience", "loop"},
     "__init__": KERNEL
     | {
         "_core",
@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "optim",
         "policies",
         "envs",
+        "integrations",
         "trainer",
     },
     "trainer": KERNEL
@@ -68,9 +69,10 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"trainer", "distributed", "losses"},
     "doctor": {"_core", "ops", "__init__"},
     "bench": KERNEL | {"_core", "experience", "__init__"},
-    "__main__": {"cli", "doctor", "bench", "envs", "__init__"},
+    "__main__": {"cli", "doctor", "bench", "envs", "integrations", "__init__"},
 }
-# Parts that need the extra `train`; everything else imports with the four required packages alone.
+# Parts that need the extra `train` or a package of their own; everything else imports with the four required
+# packages alone.
 NEEDS_EXTRAS = (
     "hotloop.trainer",
     "hotloop.cli",

@@ -17,7 +17,7 @@ with contextlib.suppress(ImportError):
     import torch as _torch  # noqa: F401
 
 if TYPE_CHECKING:
-    from hotloop import envs, losses, ops, optim, policies
+    from hotloop import envs, integrations, losses, ops, optim, policies
     from hotloop.context import ComponentContext, LoopConfig, TrainerState
     from hotloop.experience import Experience
     from hotloop.freed_memory import FreedMemory, keep_freed_memory
@@ -42,7 +42,7 @@ _MODULE_OF = {
     "TrainConfig": "hotloop.trainer",  # these two need the extra `train`
     "Trainer": "hotloop.trainer",
 }
-_SUBMODULES = ("envs", "losses", "ops", "optim", "policies")
+_SUBMODULES = ("envs", "integrations", "losses", "ops", "optim", "policies")
 
 __all__ = [
     "ComponentContext",
@@ -58,6 +58,7 @@ __all__ = [
     "TrainerState",
     "__version__",
     "envs",
+    "integrations",
     "keep_freed_memory",
     "losses",
     "ops",

@@ -1,4 +1,5 @@
-"""The command ``hotloop``: ``train``, ``evaluate``, ``envs``, ``bench`` and ``doctor``.
+"""The command ``hotloop``: ``train``, ``evaluate``, ``envs``, ``integrations``, ``bench`` and
+``doctor``.
 
 Also ``python -m hotloop``.
 """
@@ -15,11 +16,12 @@ _USAGE = """\
 usage: hotloop COMMAND [ARGUMENTS]
 
 commands:
-  train     train a policy on an environment (hotloop train --help lists the settings)
-  evaluate  play episodes with the policy of a run, and film them (hotloop evaluate --help)
-  envs      list the libraries of environments that training can use (hotloop envs --help)
-  bench     measure the ops beside a copy of their bytes and beside other systems (hotloop bench --help)
-  doctor    say what this installation can do, and why not
+  train         train a policy on an environment (hotloop train --help lists the settings)
+  evaluate      play episodes with the policy of a run, and film them (hotloop evaluate --help)
+  envs          list the libraries of environments that training can use (hotloop envs --help)
+  integrations  list the trainers that hotloop slips into, and which are installed
+  bench         measure the ops beside a copy of their bytes and beside other systems (hotloop bench --help)
+  doctor        say what this installation can do, and why not
 
 options:
   -h, --help    show this message and exit
@@ -57,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _train(rest)
     if command == "envs":
         return _envs(rest)
+    if command == "integrations":
+        return _integrations(rest)
     if command == "evaluate":
         return _evaluate(rest)
     if command == "bench":
@@ -96,6 +100,12 @@ def _envs(rest: list[str]) -> int:
     from hotloop.envs import catalogue
 
     return catalogue.command(rest)
+
+
+def _integrations(rest: list[str]) -> int:
+    from hotloop.integrations import command
+
+    return command.main(rest)
 
 
 def _evaluate(rest: list[str]) -> int:

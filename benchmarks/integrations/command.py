@@ -1,0 +1,83 @@
+"""The command line of the suite."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hotloop.bench.machine import describe
+from hotloop.bench.runner import WorkerError
+from hotloop.bench.table import machine_lines
+
+from .race import ROOT, Race, run
+from .subject import JOBS
+
+FORMAT = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the suite; returns the exit code: 0; 1 when a process failed; 130 after Ctrl-C."""
+    options = _parser().parse_args(argv)
+    report: dict[str, Any] = {"format": FORMAT, "machine": describe(), "races": []}
+    print("\n".join(machine_lines(report["machine"])), flush=True)
+    try:
+        for host in options.hosts.split(","):
+            python = _environment(host)
+            for memory in options.memory.split(","):
+                for job in JOBS[host]:
+                    race = Race(
+                        host, job, python, options.threads, memory, 1 if options.quick else options.rounds,
+                        options.quick, options.seed,
+                    )  # fmt: skip
+                    report["races"].append(run(race))
+                    print("\n" + "\n".join(lines(report["races"][-1])), flush=True)
+    except WorkerError as error:
+        print(f"benchmarks.integrations: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"\nfigures written to {options.json}")
+    return 0
+
+
+def lines(race: Mapping[str, Any]) -> list[str]:
+    """A race, as text."""
+    found = race["summary"]
+    part = "" if found["part"] is None else f", {found['part']:.1f}x in it"
+    told = [
+        f"{race['host']}, {race['job']}, {race['threads']} thread(s), memory {race['memory']}: an iteration of "
+        f"{race['steps']} steps takes {found['seconds'][0] * 1e3:.1f} ms, with hotloop "
+        f"{found['seconds'][1] * 1e3:.1f} ms: {found['whole']:.2f}x; replaced: {found['share']:.0%} of it{part}"
+    ]
+    for name, (plain, ours, ratio) in found["parts"].items():
+        told.append(
+            f"  {name:<28} {plain * 1e3:9.2f} ms  {ours * 1e3:9.2f} ms"
+            + (f"  {ratio:6.1f}x" if ratio else "")
+        )
+    return told
+
+
+def _environment(host: str) -> Path:
+    command = [sys.executable, str(ROOT / "tools" / "host_environment.py"), host]
+    return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser("python -m benchmarks.integrations", description=__doc__)
+    made.add_argument("--hosts", default=",".join(JOBS), help=f"of {', '.join(JOBS)}")
+    made.add_argument("--threads", type=int, default=1, help="of torch")
+    made.add_argument(
+        "--memory", default="default,keep", help="default, keep: freed memory is not handed back"
+    )
+    made.add_argument("--rounds", type=int, default=7, help="iterations that are timed of each side")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--quick", action="store_true", help="tiny jobs, one round: does everything run?")
+    made.add_argument("--json", type=Path, help="write the figures to this file")
+    return made

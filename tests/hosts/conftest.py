@@ -1,0 +1,32 @@
+"""What the tests beside real hosts share. They are marked `peers`, and `make test-peers` runs each file in an
+environment of its host's own; elsewhere a missing host skips its file, with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hotloop.integrations import find_host
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker("peers")
+
+
+@pytest.fixture(autouse=True)
+def host(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Skips where the host of this file, or its tested version, is missing: but where HOTLOOP_HOST names it,
+    the host must be there."""
+    name = request.path.stem.removeprefix("test_")
+    found = find_host(name)
+    if os.environ.get("HOTLOOP_HOST") != name and (found.module is not None):
+        if not found.installed:
+            pytest.skip(f"{found.distribution or found.module} is missing: make test-peers")
+        if found.distribution is not None and found.version not in found.tested:
+            pytest.skip(f"{found.distribution} {found.version} is not one of {found.tested}: make test-peers")
+    yield

@@ -1,0 +1,38 @@
+"""Runs the tests of the integrations beside their hosts, each in an environment of its own (`make
+test-peers`).
+
+    python tools/test_hosts.py [host ...] [-- pytest arguments]
+
+A test that would skip because its host is missing fails here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from host_environment import ROOT, hosts, make
+
+
+def main(arguments: list[str]) -> int:
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    chosen, rest = arguments[:split] or hosts(), arguments[split + 1 :]
+    failed = []
+    for host in chosen:
+        print(f"\n== {host}", flush=True)
+        command = [str(make(host)), "-m", "pytest", "-q", f"tests/hosts/test_{host}.py", *rest]
+        if subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "HOTLOOP_HOST": host}, check=False
+        ).returncode:
+            failed.append(host)
+    print(
+        f"\n{len(chosen) - len(failed)} of {len(chosen)} hosts passed"
+        + ", failed: " * bool(failed)
+        + ", ".join(failed)
+    )
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
