@@ -18,8 +18,8 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize wheel-check peers test-peers bench-integrations \
-  environments clean distclean
+.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize wheel-check peers \
+  test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 

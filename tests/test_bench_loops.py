@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hotloop.bench import loops
+from hotloop.bench import loops, turns
 from hotloop.bench.command import bench
+from hotloop.bench.runner import WorkerError
 
 if not loops.folder().is_dir():
     pytest.skip("benchmarks/loops is part of the checkout only", allow_module_level=True)
@@ -262,7 +263,7 @@ def test_memory_is_kept_as_a_user_would(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append((env.get("GLIBC_TUNABLES"), False))
         raise StoppedError
 
-    monkeypatch.setattr(process.subprocess, "Popen", start)
+    monkeypatch.setattr(turns.subprocess, "Popen", start)
     for name, memory in (("hotloop", "kept"), ("cleanrl", "kept"), ("cleanrl", "default")):
         entry = process.Entry(name, "E1", 1, memory)
         with pytest.raises(StoppedError):
@@ -280,7 +281,7 @@ def test_a_process_that_fails_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(entry: Any) -> Any:
-        raise process.WorkerError("sb3 at E1: its process ended with code 1")
+        raise WorkerError("sb3 at E1: its process ended with code 1")
 
     monkeypatch.setattr(race, "_start", broken)
     assert command.main(["--quick", "--jobs", "E1", "--contestants", "cleanrl"]) == 1

@@ -52,9 +52,9 @@ def lines(race: Mapping[str, Any]) -> list[str]:
     found = race["summary"]
     part = "" if found["part"] is None else f", {found['part']:.1f}x in it"
     told = [
-        f"{race['host']}, {race['job']}, {race['threads']} thread(s), memory {race['memory']}: an iteration of "
-        f"{race['steps']} steps takes {found['seconds'][0] * 1e3:.1f} ms, with hotloop "
-        f"{found['seconds'][1] * 1e3:.1f} ms: {found['whole']:.2f}x; replaced: {found['share']:.0%} of it{part}"
+        f"{race['host']}, {race['job']}, {race['threads']} thread(s), memory {race['memory']}: an iteration "
+        f"of {race['steps']} steps takes {found['seconds'][0] * 1e3:.1f} ms, with hotloop "
+        f"{found['seconds'][1] * 1e3:.1f} ms: {found['whole']:.2f}x; {found['share']:.0%} is replaced{part}"
     ]
     for name, (plain, ours, ratio) in found["parts"].items():
         told.append(

@@ -4,7 +4,6 @@ environment of its host's own; elsewhere a missing host skips its file, with the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def host(request: pytest.FixtureRequest) -> Iterator[None]:
+def host(request: pytest.FixtureRequest) -> None:
     """Skips where the host of this file, or its tested version, is missing: but where HOTLOOP_HOST names it,
     the host must be there."""
     name = request.path.stem.removeprefix("test_")
@@ -29,4 +28,3 @@ def host(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.skip(f"{found.distribution or found.module} is missing: make test-peers")
         if found.distribution is not None and found.version not in found.tested:
             pytest.skip(f"{found.distribution} {found.version} is not one of {found.tested}: make test-peers")
-    yield
