@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "distributed": {"losses"},
     "loop": KERNEL | {"experience", "losses", "policies", "envs", "gradients"},
     "integrations": KERNEL | {"segment_sampler", "experience", "loop"},
+    "profiling": {"ops", "integrations"},
     "__init__": KERNEL
     | {
         "_core",
@@ -51,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         "policies",
         "envs",
         "integrations",
+        "profiling",
         "trainer",
     },
     "trainer": KERNEL
@@ -69,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"trainer", "distributed", "losses"},
     "doctor": {"_core", "ops", "__init__"},
     "bench": KERNEL | {"_core", "experience", "__init__"},
-    "__main__": {"cli", "doctor", "bench", "envs", "integrations", "__init__"},
+    "__main__": {"cli", "doctor", "bench", "envs", "integrations", "profiling", "__init__"},
 }
 # Parts that need the extra `train` or a package of their own; everything else imports with the four required
 # packages alone.
