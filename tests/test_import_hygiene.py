@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "spec": set(),
     "entries": {"spec"},
     "stopwatch": set(),
+    "exchange": set(),
     "normalize": set(),
     "envs": set(),
     "ops": {"_core"},
@@ -38,8 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "gradients": {"losses"},
     "distributed": {"losses"},
     "loop": KERNEL | {"experience", "losses", "policies", "envs", "gradients"},
-    "integrations": KERNEL | {"segment_sampler", "experience", "loop"},
-    "profiling": {"ops", "integrations"},
+    "integrations": KERNEL | {"exchange", "segment_sampler", "experience", "loop"},
+    "profiling": {"exchange"},
     "__init__": KERNEL
     | {
         "_core",

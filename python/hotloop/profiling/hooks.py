@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hotloop.integrations.patches import Patches
+from hotloop.exchange import Exchange
 from hotloop.profiling.clock import GLUE, LOSS, START, PhaseClock
 from hotloop.profiling.traffic import Traffic
 
@@ -85,7 +85,7 @@ class Hooks:
 
     def __init__(self, clock: PhaseClock, environments: Iterable[tuple[Any, str]] = ()) -> None:
         self._clock = clock
-        self._patches = Patches("profile")
+        self._patches = Exchange("hotloop.profile")
         self._seen: set[tuple[Any, str]] = set()
         self._given = tuple(environments)
         self._handles: list[Any] = []
