@@ -99,6 +99,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("openmp_max_threads", &openmp_max_threads);
   m.def("keep_freed_memory", &hotloop::keep_freed_memory);
   hotloop::bind_row_cursors(m);
+  hotloop::bind_act_plan(m);
   hotloop::bind_store_plan(m);
   hotloop::bind_gather_plan(m);
   hotloop::bind_stage_plan(m);

@@ -1,4 +1,5 @@
 // Everything that includes pybind11, compiled as one file: its headers alone are 5 s of compiling for each.
+#include "bind_act_plan.cpp"
 #include "bind_gather_plan.cpp"
 #include "bind_row_cursors.cpp"
 #include "bind_stage_plan.cpp"

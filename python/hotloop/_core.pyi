@@ -334,6 +334,29 @@ class RowCursors:
     def position(self, agent: int) -> int: ...
     def set_counters(self, free_idx: int, full_rows: int) -> None: ...
 
+class ActPlan:
+    def __init__(
+        self,
+        buffer: Any,
+        paths: Sequence[tuple[str, ...]],
+        sources: Sequence[int],
+        choices: Sequence[int],
+        single: bool,
+        cursors: RowCursors,
+    ) -> None: ...
+    def bind(
+        self,
+        last_actions: Tensor,
+        baseline: Tensor | None,
+        seed: int,
+        first_agent: int,
+        refuse_truncated: bool,
+        acted: dict[int, int],
+    ) -> bool: ...
+    def release(self) -> tuple[int, dict[int, int]]: ...
+    def begin(self, step: Any) -> bool: ...
+    def finish(self, output: Any, actions: Any) -> bool: ...
+
 class StorePlan:
     def __init__(
         self,

@@ -207,6 +207,16 @@ class Experience:
         """Calls of `store` in this rollout that had no row left to write."""
         return self._book.skipped_steps
 
+    @property
+    def cursors(self) -> ops.RowCursors:
+        """The native cursors, for plans that move them; see `count_inner_steps`."""
+        return self._book.cursors
+
+    def count_inner_steps(self, steps: int) -> None:
+        """So many steps were written past `store`, the cursors moved on, none in a row's first or last
+        column."""
+        self._book.count_inner_steps(steps)
+
     def takes_next_step(self, agent: int) -> bool:
         """Whether the next step of the slice that `agent` belongs to will be stored, or skipped because that
         slice has used up its rows."""

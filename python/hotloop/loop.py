@@ -21,9 +21,17 @@ from hotloop.gradients import GradientAverage
 from hotloop.loop_accumulation import Drawn, Group, normalizes_advantages, survey
 from hotloop.loop_boundary import BoundaryMode, RowBoundary
 from hotloop.loop_direct import DirectActing
+from hotloop.loop_lane import RolloutLane
 from hotloop.loop_policy_state import policy_states
 from hotloop.loop_recurrent_check import RecurrentCheck, RecurrentSelfCheck
-from hotloop.loop_rollout import EnvStep, RolloutResult, StepBuilder, checked_actions, checked_progress
+from hotloop.loop_rollout import (
+    EnvStep,
+    RolloutResult,
+    RolloutTally,
+    StepBuilder,
+    checked_actions,
+    checked_progress,
+)
 from hotloop.loop_training import (
     AfterRows,
     Arrivals,
@@ -229,13 +237,13 @@ class CoreTrainingLoop:
 
         stopwatch = context.stopwatch
         direct = DirectActing.of(self.policy, experience, self.losses, steps, context)
-        raw_infos: list[dict[str, Any]] = []
-        info_steps: list[int] = []
-        agent_steps, idle_steps, step_number = 0, 0, 0
+        lane = RolloutLane.of(direct, self.policy, experience, steps, self._truncation, context, draws)
+        tally, idle_steps = RolloutTally(), 0
         window: slice | None = None
         while not experience.ready_for_training:
+            fetched = None if lane is None else lane.run(env, tally)
             with stopwatch("_rollout.env_wait"):
-                step = steps.unpack(env.get_observations())
+                step = steps.unpack(env.get_observations() if fetched is None else fetched)
             window = step.window.window
             stored = experience.stored_steps
             context.training_env_id = window
@@ -263,25 +271,15 @@ class CoreTrainingLoop:
             steps.track_rewards(rewards, step.window, context)
             with stopwatch("_rollout.send"):
                 env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
-            if step.infos:
-                raw_infos.extend(step.infos)
-                info_steps.extend([step_number] * len(step.infos))
-            step_number += 1
-            agent_steps += step.num_steps
+            tally.count(step.infos, step.num_steps)
             idle_steps = checked_progress(experience, stored, idle_steps)
-        if window is None:
-            raise RuntimeError(
-                "CoreTrainingLoop.rollout_phase: the rollout was complete before its first step"
-            )
         self._truncation.end_rollout()
         kept = states.state_dict() if states is not None and self._boundary.active else None
         self._boundary.end_rollout(env, context, self._prepare)
         if states is not None and kept is not None:  # looking at the newest step must not move them
             states.load_state_dict(kept)
         context.training_env_id = window
-        return RolloutResult(
-            raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window, info_steps=info_steps
-        )
+        return tally.result(window)
 
     def _prepare(self, td: TensorDictBase, step: EnvStep, env: Any, *, begins_segments: bool = False) -> None:
         """Before the policy sees a step: the states of recurrent policies, and V of final observations, for

@@ -3,6 +3,7 @@
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
 
+from hotloop.ops.act_plan import ActPlan
 from hotloop.ops.adam import adam_
 from hotloop.ops.categorical import categorical_evaluate, categorical_sample
 from hotloop.ops.clip_grad_norm import clip_grad_norm_
@@ -31,6 +32,7 @@ from hotloop.ops.vtrace import vtrace
 
 __all__ = [
     "PPO_STATISTICS",
+    "ActPlan",
     "AdvantageSummary",
     "GatherPlan",
     "LastActions",
