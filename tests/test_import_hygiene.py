@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "entries": {"spec"},
     "stopwatch": set(),
     "normalize": set(),
-    "envs": set(),
+    "envs": {"_core"},
     "ops": {"_core"},
     "freed_memory": {"_core"},
     "segment_sampler": {"ops"},

@@ -4,6 +4,7 @@
 #include "../cpu/move.h"
 #include "bind_plans.h"
 #include "bind_row_cursors.h"
+#include "lent_buffer.h"
 #include "plan_leaves.h"
 #include "torch_bridge.h"
 
@@ -12,20 +13,6 @@ namespace hotloop {
 namespace py = pybind11;
 
 namespace {
-
-// A buffer of C-contiguous int32 that Python lends for a call.
-struct Lent {
-  Py_buffer buffer{};
-  bool held = false;
-  bool take(PyObject* object) {
-    held = PyObject_GetBuffer(object, &buffer, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE | PyBUF_FORMAT) == 0;
-    if (!held) PyErr_Clear();
-    return held && buffer.itemsize == 4 && buffer.format != nullptr && std::string(buffer.format) == "i";
-  }
-  ~Lent() {
-    if (held) PyBuffer_Release(&buffer);
-  }
-};
 
 // Where the numbers of a leaf come from. The first five are entries of the environment's step, in its order.
 enum Source : int {
@@ -275,12 +262,12 @@ struct ActPlan {
     for (int64_t each : choices) width += each;
     if (logits.ndim != 2 || logits.shape[0] != count || logits.shape[1] != width) return false;
     if (value.ndim != 1 || value.shape[0] != count) return false;
-    Lent lent;
-    if (!lent.take(actions.ptr()) || lent.buffer.len != 4 * count * heads) return false;
+    LentBuffer lent;
+    if (!lent.take(actions.ptr(), true) || !lent.is("i", 4, count * heads)) return false;
 
     const DType dtype = logits.dtype == DType::f64 ? DType::f64 : DType::f32;
     scratch.resize(static_cast<size_t>(2 * count));
-    View drawn = vector_view(lent.buffer.buf, DType::i32);
+    View drawn = vector_view(lent.data<void>(), DType::i32);
     if (!single) {
       drawn.ndim = 2;
       drawn.shape[1] = heads;

@@ -103,6 +103,7 @@ PYBIND11_MODULE(_core, m) {
   hotloop::bind_store_plan(m);
   hotloop::bind_gather_plan(m);
   hotloop::bind_stage_plan(m);
+  hotloop::bind_step_books(m);
   try {
     hotloop::init_torch_bridge();
     check_isa_override();
