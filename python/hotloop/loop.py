@@ -43,10 +43,12 @@ from hotloop.loop_training import (
     max_grad_norm_of,
     policy_gradient_advantages,
     rank_weight,
+    sampling_arguments,
     sum_losses,
     uses_delta_lambda,
     wants_ratio,
 )
+from hotloop.loop_training_lane import TrainingLane
 from hotloop.loop_truncation import TruncationMode, TruncationValues
 from hotloop.losses import ranks
 from hotloop.policies.draws import AgentDraws, DrawMemory
@@ -173,6 +175,7 @@ class CoreTrainingLoop:
         self._memory: dict[str, Tensor] = {}  # of a minibatch, overwritten by the next one
         self._gradients = GradientAverage(policy)
         self._draw_memory: dict[tuple[int, int], DrawMemory] = {}
+        self._lane = TrainingLane(experience)
 
     @property
     def last_action(self) -> Tensor:
@@ -351,6 +354,7 @@ class CoreTrainingLoop:
                 after = self._boundary.after(config, bootstraps)
                 advantages = self._arrivals.compute(self.experience.buffer, config, bootstraps, after)
             self.experience.buffer["advantages_full"] = advantages
+        lane = group == 1 and self._states is None and self._lane.opens(self.policy, self.losses, context)
         for mb_idx in range(count):
             members = range(mb_idx // group * group, min(count, (mb_idx // group + 1) * group))
             if mb_idx % group == 0:
@@ -363,7 +367,7 @@ class CoreTrainingLoop:
                         self.losses, phase_shared, context, mb_idx, None, self._zero
                     )
             else:
-                total, stop = self._loop_minibatch(advantages, context, mb_idx, after)
+                total, stop = self._loop_minibatch(advantages, context, mb_idx, after, lane)
             if ranks.any_rank(stop):
                 if mb_idx % group:
                     clear_gradients(optimizer)
@@ -395,9 +399,16 @@ class CoreTrainingLoop:
         context: ComponentContext,
         mb_idx: int,
         after: AfterRows | None = None,
-    ) -> tuple[Tensor, bool]:
+        lane: bool = False,
+    ) -> tuple[Any, bool]:
         """Draw a minibatch, run the policy on it, and sum up the losses."""
         stopwatch = context.stopwatch
+        if lane:
+            with stopwatch("_train.sample"):
+                rows = self.experience.sample_rows(**self._sampling(advantages, context, mb_idx))
+            result = self._lane.minibatch(rows, advantages, context, mb_idx, after)
+            if result is not None:
+                return result
         with stopwatch("_train.sample"):
             shared, columns, recurrent = self._draw(advantages, context, mb_idx)
         if mb_idx == 0:
@@ -412,6 +423,7 @@ class CoreTrainingLoop:
         with stopwatch("_train.forward"):
             policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys, recurrent)
         set_entries(shared, {"policy_td": policy_td})
+        self._lane.see(policy_td)
         with stopwatch("_train.advantage"):
             if wants_ratio(self.losses, self.experience.buffer):
                 ratio = importance_ratio(sampled_mb, policy_td)
@@ -430,23 +442,22 @@ class CoreTrainingLoop:
 
     def _draw(self, advantages: Tensor, context: ComponentContext, mb_idx: int) -> Drawn:
         """A minibatch, in memory that the next one overwrites."""
-        config = context.config
-        shared, columns = self.experience.sample_columns(
-            self._arrivals.columns,
-            mb_idx=mb_idx,
-            epoch=context.epoch,
-            total_timesteps=config.total_timesteps,
-            batch_size=config.batch_size,
-            advantages=advantages,
-            sampling_config=self.experience.sampling_config or getattr(config, "sampling", None),
-            seed=self._sampling_seed(config),
-            draw=self._update_epochs,
-            reuse=True,
-        )
+        shared, columns = self.experience.sample_columns(**self._sampling(advantages, context, mb_idx))
         recurrent = None
         if self._states is not None:
             recurrent = self._states.training_inputs(shared["sampled_mb"], shared["indices"][:, 0])
         return Drawn(shared, columns, recurrent)
+
+    def _sampling(self, advantages: Tensor, context: ComponentContext, mb_idx: int) -> dict[str, Any]:
+        return sampling_arguments(
+            self.experience,
+            context,
+            self._arrivals.columns,
+            advantages,
+            mb_idx,
+            self.seed,
+            self._update_epochs,
+        )
 
     def _pg_advantages(
         self, shared: TensorDictBase, columns: Any, context: ComponentContext, after: AfterRows | None
@@ -473,10 +484,6 @@ class CoreTrainingLoop:
         with context.stopwatch("_train.survey"):
             drawn = (self._draw(advantages, context, mb_idx) for mb_idx in members)
             return survey(drawn, advantages_of if normalizes_advantages(self.losses) else None)
-
-    def _sampling_seed(self, config: Any) -> int:
-        seed = getattr(config, "seed", None) if self.seed is None else self.seed
-        return self.experience.seed if seed is None else int(seed)
 
     # Resuming
 

@@ -6,6 +6,7 @@ Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torc
 from hotloop.ops.act_plan import ActPlan
 from hotloop.ops.adam import adam_
 from hotloop.ops.categorical import categorical_evaluate, categorical_sample
+from hotloop.ops.categorical_ppo import CategoricalPPO
 from hotloop.ops.clip_grad_norm import clip_grad_norm_
 from hotloop.ops.delta_lambda import delta_lambda
 from hotloop.ops.discounted_return import discounted_return
@@ -34,6 +35,7 @@ __all__ = [
     "PPO_STATISTICS",
     "ActPlan",
     "AdvantageSummary",
+    "CategoricalPPO",
     "GatherPlan",
     "LastActions",
     "RowCursors",
