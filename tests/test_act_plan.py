@@ -27,23 +27,27 @@ SOURCES = {
 }
 
 
-def make_buffer(nvec: tuple[int, ...] | None, *, one: bool = False) -> dict[str, Tensor]:
-    buffer = {key: torch.full((SEGMENTS, HORIZON), 7.0) for key in SOURCES}
-    buffer["env_obs"] = torch.zeros(SEGMENTS, HORIZON, 2, 3)
-    buffer["valid"], buffer["present"] = (torch.zeros(SEGMENTS, HORIZON, dtype=torch.bool) for _ in range(2))
+def make_buffer(
+    nvec: tuple[int, ...] | None, *, one: bool = False, segments: int = SEGMENTS, horizon: int = HORIZON
+) -> dict[str, Tensor]:
+    shape = segments, horizon
+    buffer = {key: torch.full(shape, 7.0) for key in SOURCES}
+    buffer["rewards"] = torch.full((horizon, segments), 7.0).T  # its columns lie apart
+    buffer["env_obs"] = torch.zeros(*shape, 2, 3)
+    buffer["valid"], buffer["present"] = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
     width = (1,) if nvec is None and one else () if nvec is None else (len(nvec),)
-    buffer["actions"] = torch.zeros(SEGMENTS, HORIZON, *width, dtype=torch.int64)
+    buffer["actions"] = torch.zeros(*shape, *width, dtype=torch.int64)
     return buffer
 
 
 class World:
     """A buffer, where its agents write, and their last actions."""
 
-    def __init__(self, nvec: tuple[int, ...] | None, **kind: Any) -> None:
+    def __init__(self, nvec: tuple[int, ...] | None, *, agents: int = AGENTS, **kind: Any) -> None:
         self.buffer = make_buffer(nvec, **kind)
-        self.cursors = ops.RowCursors(AGENTS, SEGMENTS, HORIZON)
-        self.last = ops.LastActions(AGENTS, 1 if nvec is None else len(nvec))
-        self.baseline = torch.arange(float(AGENTS))
+        self.cursors = ops.RowCursors(agents, *self.buffer["dones"].shape)
+        self.last = ops.LastActions(agents, 1 if nvec is None else len(nvec))
+        self.baseline = torch.arange(float(agents))
         self.store = ops.StorePlan(self.buffer, SOURCES, self.cursors)
         size = {"choices": 4} if nvec is None else {"nvec": nvec}
         self.act = ops.ActPlan(self.buffer, SOURCES, self.cursors, **size)
@@ -143,6 +147,32 @@ def test_a_rollout_equals_the_three_calls(kind: str, dtype: torch.dtype) -> None
         assert torch.equal(one.cursors.positions, other.cursors.positions)
     assert taken == 2 * 2 * (HORIZON - 2)
     assert one.buffer["actions"].any()
+
+
+@pytest.mark.parametrize("agents", [255, 256, 300])
+@pytest.mark.parametrize("by_turns", [False, True])
+def test_columns_of_many_agents_are_collected_and_spread(agents: int, by_turns: bool) -> None:
+    """Runs of many steps: each column reaches its place before its run ends, and no other."""
+    windows = [slice(0, agents - 20), slice(agents - 20, agents)] if by_turns else [slice(0, agents)]
+    worlds = [World(None, agents=agents, segments=agents + 3, horizon=40) for _ in range(2)]
+    one, other = worlds
+    for number, window in enumerate(windows):
+        for world in worlds:
+            world.ordinary(make_step(window, number), *outputs(window.stop - window.start, number))
+    for first, last in ((1, 12), (12, 39)):
+        assert one.bind()
+        for column in range(first, last):
+            for turn, window in enumerate(windows):
+                seed = 2 * column + turn
+                step, output = make_step(window, seed), outputs(window.stop - window.start, seed)
+                other.ordinary(step, *output)
+                assert one.native(step, output) is not None
+        steps, one.acted = one.act.release()
+        assert steps == (last - first) * len(windows)
+        for key, entry in other.buffer.items():
+            assert torch.equal(one.buffer[key], entry), key
+    assert torch.equal(one.last.buffer, other.last.buffer)
+    assert one.acted == other.acted
 
 
 @pytest.fixture

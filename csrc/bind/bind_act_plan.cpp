@@ -1,6 +1,7 @@
 #include <limits>
 
 #include "../cpu/categorical.h"
+#include "../cpu/column_stage.h"
 #include "../cpu/move.h"
 #include "bind_plans.h"
 #include "bind_row_cursors.h"
@@ -63,6 +64,8 @@ struct ActPlan {
   std::vector<double> scratch;  // log probabilities and entropies
   std::vector<RowMove> moves;
   int64_t stored = 0;
+
+  ColumnStage columns;  // those that are not in the buffer yet: nobody looks into it during a run
 
   ActPlan(py::object buffer_, const py::handle& paths_, std::vector<int> sources_, std::vector<int64_t> choices_,
           bool single_, py::object cursors_)
@@ -130,6 +133,7 @@ struct ActPlan {
       cursors->expect_agents(agent, agent + 1);
       acted[static_cast<size_t>(agent)] = each.second.cast<int64_t>();
     }
+    columns.bind(found->views);
     leaves = std::move(found);
     last = std::move(last_found);
     baseline = std::move(baseline_found);
@@ -152,6 +156,7 @@ struct ActPlan {
     begun = false;
     step = py::object();
     if (leaves) {
+      flush();
       for (size_t agent = 0; agent < acted.size(); ++agent) {
         if (acted[agent] != 0) times[py::int_(agent)] = py::int_(acted[agent]);
       }
@@ -288,12 +293,14 @@ struct ActPlan {
     p.log_prob = as_column(log_prob);
     p.entropy = as_column(entropy);
 
+    if (!columns.continues(start, count, position)) flush();
     int64_t bytes = 0;
     plan_moves(value, drawn, log_prob, &bytes);
     RowCursors& at = cursors->cursors;
     const std::vector<int64_t> rows(at.rows + start, at.rows + start + count);
     bool in_order = true;
     for (int64_t i = 0; i < count; ++i) in_order &= rows[static_cast<size_t>(i)] == rows[0] + i;
+    const std::vector<RowMove> collected = columns.take(&moves, start, count, position);
     if (in_order) {
       for (RowMove& move : moves) move.to += rows[0] * move.to_step;
     }
@@ -308,8 +315,10 @@ struct ActPlan {
     run_kernel(4 * view_bytes(logits) + bytes, [&] {
       categorical(p);
       move_rows(moves, in_order ? nullptr : rows.data(), nullptr, count, bytes);
+      move_rows(collected, nullptr, nullptr, count, 0);
       move_rows(remembered, nullptr, nullptr, count, 0);
     });
+    if (!collected.empty() && columns.full()) flush();
     at.advance(start, start + count);
     ++acted[static_cast<size_t>(start)];
     ++stored;
@@ -329,6 +338,13 @@ struct ActPlan {
     view.shape[0] = count;
     view.stride[0] = 1;
     return view;
+  }
+
+  void flush() {
+    if (columns.empty()) return;
+    const int64_t* at = cursors->cursors.rows + columns.start();
+    const std::vector<int64_t> rows(at, at + columns.count());
+    run_kernel(columns.bytes(), [&] { columns.spread(rows.data()); });
   }
 
   // Everything of one number for all agents.

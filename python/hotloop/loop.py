@@ -37,6 +37,7 @@ from hotloop.loop_training import (
     Arrivals,
     add_unused_outputs,
     check_choice,
+    check_entries,
     clear_gradients,
     forward_policy_for_training,
     importance_ratio,
@@ -160,12 +161,8 @@ class CoreTrainingLoop:
         )
         self._states = policy_states(policy, experience, burn_in=burn_in, sampling=sampling)
         self._recurrent_check = RecurrentSelfCheck(recurrent_check, self._states)
-        if sampling == "loop" and "values" in experience.buffer:
-            missing = [key for key in ("rewards", "dones") if key not in experience.buffer]
-            if missing:
-                raise ValueError(
-                    f"CoreTrainingLoop: advantages need {missing} in the experience beside 'values'"
-                )
+        if sampling == "loop":
+            check_entries(experience.buffer)
         self._env_index_cache = experience._range_tensor.to(device=self.device, dtype=torch.int64)
         self._update_epochs = 0
         self._group: Group | None = None

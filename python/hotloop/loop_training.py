@@ -334,6 +334,13 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"CoreTrainingLoop: {name} must be one of {choices}, got {value!r}")
 
 
+def check_entries(buffer: TensorDictBase) -> None:
+    """Raises ValueError where a buffer holds values but not what advantages are made of besides."""
+    missing = [key for key in ("rewards", "dones") if "values" in buffer and key not in buffer]
+    if missing:
+        raise ValueError(f"CoreTrainingLoop: advantages need {missing} in the experience beside 'values'")
+
+
 def gate_allows(loss: Any, phase: str, context: ComponentContext) -> bool:
     """Whether the loss takes part in ``"rollout"`` or ``"train"``; one that knows no gates always does."""
     gate = getattr(loss, "_loss_gate_allows", None)
