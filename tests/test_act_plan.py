@@ -149,11 +149,12 @@ def test_a_rollout_equals_the_three_calls(kind: str, dtype: torch.dtype) -> None
     assert one.buffer["actions"].any()
 
 
-@pytest.mark.parametrize("agents", [255, 256, 300])
+@pytest.mark.parametrize("agents", [255, 256, 300, 600])
 @pytest.mark.parametrize("by_turns", [False, True])
 def test_columns_of_many_agents_are_collected_and_spread(agents: int, by_turns: bool) -> None:
     """Runs of many steps: each column reaches its place before its run ends, and no other."""
-    windows = [slice(0, agents - 20), slice(agents - 20, agents)] if by_turns else [slice(0, agents)]
+    half = agents // 2  # of 600 agents both slices are many
+    windows = [slice(0, half), slice(half, agents)] if by_turns else [slice(0, agents)]
     worlds = [World(None, agents=agents, segments=agents + 3, horizon=40) for _ in range(2)]
     one, other = worlds
     for number, window in enumerate(windows):

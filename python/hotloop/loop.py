@@ -398,7 +398,7 @@ class CoreTrainingLoop:
         after: AfterRows | None = None,
         lane: bool = False,
     ) -> tuple[Any, bool]:
-        """Draw a minibatch, run the policy on it, and sum up the losses."""
+        """Draw a minibatch, run the policy on it, and sum up the losses; in the `lane` where it can be."""
         stopwatch = context.stopwatch
         if lane:
             with stopwatch("_train.sample"):
@@ -412,10 +412,8 @@ class CoreTrainingLoop:
             full = NonTensorData(advantages, batch_size=shared.batch_size, device=shared.device)
             set_entries(shared, {"advantages_full": full})
         sampled_mb = shared["sampled_mb"]
-        weight = None
-        if self._group is None:
-            weight = rank_weight(sampled_mb)
-        else:
+        weight = rank_weight(sampled_mb) if self._group is None else None
+        if self._group is not None:
             self._group.share_moments(shared)  # its weights count the ranks already
         with stopwatch("_train.forward"):
             policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys, recurrent)
