@@ -1,4 +1,5 @@
-"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`.
+"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`, except for `ActPlan`
+and `CategoricalPPO`, which join several of them for the loop and are measured by these.
 
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
