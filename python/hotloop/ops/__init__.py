@@ -1,5 +1,5 @@
-"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`, except for `ActPlan`
-and `CategoricalPPO`, which join several of them for the loop and are measured by these.
+"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`; `ActPlan` and
+`CategoricalPPO`, which join several ops for the loop, are measured by these.
 
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
