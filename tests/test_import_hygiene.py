@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "stopwatch": set(),
     "exchange": set(),
     "normalize": set(),
-    "envs": set(),
+    "envs": {"_core"},
     "ops": {"_core"},
     "freed_memory": {"_core"},
     "segment_sampler": {"ops"},
