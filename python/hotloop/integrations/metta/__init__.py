@@ -58,8 +58,8 @@ def install(force: bool = False, verify: bool | int = False, copy: bool = False)
         core.CoreTrainingLoop, storage.Experience, {name: getattr(advantage, name) for name in names}
     )
     new = {name: getattr(ours, name) for name in ("CoreTrainingLoop", "Experience", *names)}
-    if copy:
-        new["Experience"] = type("Experience", (ours.Experience,), {"copies": True})
+    for name in ("CoreTrainingLoop", "Experience") if copy else ():
+        new[name] = type(name, (new[name],), {"copies": True})
     if verify:
         new = checked(layout, new, originals, verify)
     hosts_own.update(originals.functions)

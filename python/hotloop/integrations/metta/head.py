@@ -20,6 +20,7 @@ from hotloop.integrations.metta.head_experience import Experience
 from hotloop.integrations.metta.steps import RolloutResult, StepTemplate, Window
 from hotloop.integrations.metta.storage import spec_keys
 from hotloop.integrations.metta.training import TrainingLoop
+from hotloop.loop_stage import Column
 from hotloop.loop_training import (
     add_unused_outputs,
     clear_gradients,
@@ -32,7 +33,7 @@ __all__ = ["CoreTrainingLoop", "Experience", "RolloutResult", "compute_advantage
 
 _PROVIDED = (
     "env_obs", "rewards", "training_env_ids", "reward_baseline", "dones", "truncateds", "teacher_actions",
-    "row_id", "t_in_row",
+    "row_id", "t_in_row", "last_actions",
 )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ class CoreTrainingLoop(TrainingLoop):
         super().__init__(policy, experience, losses, optimizer, device, context)
         self.last_action: Tensor = torch.zeros(experience.total_agents, 1, dtype=torch.int32, device=device)
         self._policy_keys = spec_keys(self.policy_spec)
-        self._served: Window | None = None
+        self._staged = _columns(torch.int32)
         self._advantages: Tensor | None = None
         self._delta_lambda = False
 
@@ -77,6 +78,7 @@ class CoreTrainingLoop(TrainingLoop):
         template = StepTemplate(
             experience.buffer, self.policy_spec, experience.row_slot_ids, experience.t_in_row, _PROVIDED
         )
+        own = getattr(self.add_last_action_to_td, "__func__", None) is CoreTrainingLoop.add_last_action_to_td
         raw_infos: list[dict[str, Any]] = []
         agent_steps, last = 0, None
         while not experience.ready_for_training:
@@ -87,14 +89,16 @@ class CoreTrainingLoop(TrainingLoop):
             window = self._windows[env_slice]
             with stopwatch("_rollout.td_prep"):
                 td = self._step(template, step, window, context)
+                if not own:
+                    self.add_last_action_to_td(td)
                 self._built(td, step, env, context)
             with stopwatch("_rollout.inference"):
                 baseline = td["reward_baseline"]
                 context.training_env_id = env_slice
                 for loss in losses.values():
                     loss.rollout(td, context)
-            self._center_rewards(td, baseline, env_slice, context)
-            self._remember(steps.acted(td).detach(), env_slice)
+            self._center_rewards(td, baseline, window, context)
+            self._remember(steps.acted(td), window)
             with stopwatch("_rollout.send"):
                 steps.send(env, td)
             if infos:
@@ -106,51 +110,50 @@ class CoreTrainingLoop(TrainingLoop):
     def add_last_action_to_td(self, td: TensorDictBase) -> None:
         """Set ``td["last_actions"]`` ``[n, 1]`` to copies of the last actions of the agents
         ``td["training_env_ids"]``."""
-        ids: Tensor = td["training_env_ids"]
-        window = self._served
-        if window is not None and ids is window.ids:
-            steps.put(td, "last_actions", self.last_action[window.slice].clone())
-        else:
-            td["last_actions"] = self.last_action[ids.reshape(-1)]
+        td["last_actions"] = self.last_action[td["training_env_ids"].reshape(-1)]
 
     def _step(
         self, template: StepTemplate, step: tuple[Any, ...], window: Window, context: Any
     ) -> TensorDict:
-        obs, rewards, dones, truncateds, teacher = step[:5]
-        device, env_slice, experience = template.device, window.slice, self.experience
-        entries = template.entries(env_slice)
-        entries["env_obs"] = steps.moved(obs, device)
-        entries["rewards"] = steps.moved(rewards, device)
-        entries["training_env_ids"] = window.ids
-        entries["reward_baseline"] = context.state.avg_reward[env_slice].clone()
-        entries["dones"] = steps.float_flags(dones, device)
-        entries["truncateds"] = steps.float_flags(truncateds, device)
-        entries["teacher_actions"] = teacher.to(device=device, dtype=torch.int64, non_blocking=True)
-        # Views: they show what `store` makes of the trackers.
-        entries["row_id"] = experience.row_slot_ids[env_slice]
-        entries["t_in_row"] = experience.t_in_row[env_slice]
-        td = template.step(entries, window)
-        self._served = window
-        self.add_last_action_to_td(td)
-        steps.add_sizes(td, entries, window)
-        return td
+        obs, rewards, *flags = step[:5]
+        device, experience = template.device, self.experience
+        last = self.last_action
+        sources = [steps.moved(flag, device) for flag in flags]  # dones, truncateds, teacher's actions
+        sources += [context.state.avg_reward, last]
+        if last.dtype != self._staged[-1].dtype:
+            self._staged = _columns(last.dtype)
+        entries = {
+            "env_obs": steps.moved(obs, device),
+            "rewards": steps.moved(rewards, device),
+            "training_env_ids": window.ids,
+            # Views: they show what `store` makes of the trackers.
+            "row_id": window.of("row_id", experience.row_slot_ids),
+            "t_in_row": window.of("t_in_row", experience.t_in_row),
+            **self._memory(window, self._staged, sources),
+        }
+        return template.step(entries, window)
 
-    def _center_rewards(self, td: TensorDictBase, baseline: Tensor, env_slice: slice, context: Any) -> None:
+    def _center_rewards(self, td: TensorDictBase, baseline: Tensor, window: Window, context: Any) -> None:
         """Move the agents' average reward; `reward_centering.enabled` is not looked at, as in Metta."""
         average = context.state.avg_reward
         beta = float(context.config.advantage.reward_centering.beta)
-        with torch.no_grad():
-            change = td["rewards"].to(torch.float32) - baseline
-            average[env_slice] = change.mul_(beta).add_(baseline)
+        rewards = td["rewards"]
+        if rewards.requires_grad:
+            rewards = rewards.detach()
+        if rewards.dtype != torch.float32:
+            rewards = rewards.float()
+        torch.add(torch.sub(rewards, baseline).mul_(beta), baseline, out=window.of("average", average))
         context.state.avg_reward = average
 
-    def _remember(self, actions: Tensor, env_slice: slice) -> None:
+    def _remember(self, actions: Tensor, window: Window) -> None:
         if actions.dim() != 1:
             raise ValueError(
                 f"{steps.WHERE}: 'actions' must be [n], a discrete one for each agent, got "
                 f"{list(actions.shape)}"
             )
-        self.last_action[env_slice] = actions.unsqueeze(1).to(self.last_action)
+        if self.last_action.device != actions.device:
+            self.last_action = self.last_action.to(actions.device)
+        window.of("last_action", self.last_action).copy_(actions.unsqueeze(1))
 
     # Training
 
@@ -226,6 +229,16 @@ class CoreTrainingLoop(TrainingLoop):
                 config.vtrace_rho_clip,
                 config.vtrace_c_clip,
             )
+
+
+def _columns(last_actions: torch.dtype) -> list[Column]:
+    return [
+        Column("dones", (), torch.float32),
+        Column("truncateds", (), torch.float32),
+        Column("teacher_actions", (), torch.int64),
+        Column("reward_baseline", (), torch.float32, windowed=True),
+        Column("last_actions", (1,), last_actions, windowed=True),
+    ]
 
 
 def _values(data: TensorDictBase) -> Tensor | None:

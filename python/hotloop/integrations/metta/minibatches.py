@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from operator import is_not
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
@@ -16,6 +16,33 @@ from hotloop.ops._memory import empty_buffer
 from hotloop.spec import Key
 
 _ADVANTAGES: Key = ("", "advantages")  # no buffer has an entry of this name
+_use_count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+
+
+class _Memory:
+    """Tensors for the rows of some leaves, and the plan that fills them."""
+
+    def __init__(self, leaves: Mapping[Key, Tensor], rows: int) -> None:
+        out = {key: empty_buffer((rows, *leaf.shape[1:]), leaf.dtype) for key, leaf in leaves.items()}
+        self.plan = ops.GatherPlan(out)
+        self._storages = [tensor.untyped_storage() for tensor in out.values()]
+        self._idle = [self._holders(storage) for storage in self._storages]
+
+    @staticmethod
+    def _holders(storage: Any) -> int:
+        assert _use_count is not None
+        return _use_count(storage._cdata)
+
+    def fits(self, leaves: Mapping[Key, Tensor]) -> bool:
+        out = self.plan.out
+        return out.keys() == leaves.keys() and all(
+            out[key].dtype == leaf.dtype and out[key].shape[1:] == leaf.shape[1:]
+            for key, leaf in leaves.items()
+        )
+
+    def is_idle(self) -> bool:
+        """Whether nobody holds what was handed out, nor a view of it, nor a graph that will need it."""
+        return all(map(int.__eq__, map(self._holders, self._storages), self._idle))
 
 
 class MinibatchRows:
@@ -24,8 +51,8 @@ class MinibatchRows:
     Args:
         rows, horizon: B and T.
         device: of the buffer.
-        copies: every minibatch gets memory of its own. Otherwise rows in order are views, and drawn ones lie
-            in memory that the next minibatch overwrites.
+        copies: rows in order are copies too, and all memory is new. Otherwise they are views; drawn rows are
+            copies either way, in memory that is used again once nobody holds what lay in it.
     """
 
     def __init__(self, rows: int, horizon: int, device: torch.device, copies: bool) -> None:
@@ -33,8 +60,7 @@ class MinibatchRows:
         self._size = torch.Size((rows, horizon))
         self._device = device
         self.copies = copies
-        self._plan: ops.GatherPlan | None = None
-        self._planned: list[Tensor] = []  # the leaves that the plan was last found fit for
+        self._memories: list[_Memory] = []
 
     def in_order(self, buffer: TensorDict, advantages: Tensor | None, first: int) -> tuple[TensorDict, Any]:
         """Rows `first` to `first + B`, and those of `advantages`."""
@@ -42,19 +68,17 @@ class MinibatchRows:
         leaves = plain_entries(buffer)
         if leaves is None:
             minibatch = buffer[rows]
-            if self.copies:
-                minibatch = minibatch.clone()
         else:
-            taken = {key: leaf[rows] for key, leaf in leaves.items()}
-            if self.copies:
-                taken = {key: leaf.clone() for key, leaf in taken.items()}
-            minibatch = flat_tensordict(taken, self._size, self._device)
-        if advantages is None:
-            return minibatch, None
-        return minibatch, advantages[rows].clone() if self.copies else advantages[rows]
+            minibatch = flat_tensordict(
+                {key: leaf[rows] for key, leaf in leaves.items()}, self._size, self._device
+            )
+        chosen = None if advantages is None else advantages[rows]
+        if self.copies:
+            return minibatch.clone(), None if chosen is None else chosen.clone()
+        return minibatch, chosen
 
     def drawn(self, buffer: TensorDict, advantages: Tensor | None, indices: Tensor) -> tuple[TensorDict, Any]:
-        """Rows `indices`, int64 `[B]`, and those of `advantages`."""
+        """Copies of the rows `indices`, int64 `[B]`, and of those of `advantages`."""
         leaves = plain_entries(buffer)
         native = self._device.type == "cpu" and (advantages is None or type(advantages) is Tensor)
         if leaves is None or not native:
@@ -62,28 +86,72 @@ class MinibatchRows:
         wanted: dict[Key, Tensor] = dict(leaves)
         if advantages is not None:
             wanted[_ADVANTAGES] = advantages.detach()
-        taken = self._gather(wanted, indices)
+        taken = self.gather(wanted, indices)
         chosen = taken.pop(_ADVANTAGES, None)
         return flat_tensordict(taken, self._size, self._device), chosen
 
-    def _gather(self, leaves: Mapping[Key, Tensor], indices: Tensor) -> dict[Key, Tensor]:
+    def gather(self, leaves: Mapping[Key, Tensor], indices: Tensor) -> dict[Key, Tensor]:
+        """Rows of each leaf."""
         sources = list(leaves.values())
-        if self.copies:
+        if self.copies or _use_count is None or len(indices) != self._rows:
             return dict(zip(leaves, ops.gather(sources, indices), strict=True))
-        known = self._planned
-        if len(known) != len(sources) or any(map(is_not, known, sources)):
-            self._plan = self._fitting_plan(leaves)
-            self._planned = sources
-        assert self._plan is not None
-        self._plan.gather(sources, indices)
-        return dict(zip(leaves, self._plan.out.values(), strict=True))
+        memory = next((one for one in self._memories if one.fits(leaves) and one.is_idle()), None)
+        if memory is None:
+            self._memories = [one for one in self._memories if one.fits(leaves)]
+            memory = _Memory(leaves, self._rows)
+            self._memories.append(memory)
+        memory.plan.gather(sources, indices)
+        # Other tensors on the same memory: they hold it for as long as anybody holds them.
+        return {key: tensor.detach() for key, tensor in memory.plan.out.items()}
 
-    def _fitting_plan(self, leaves: Mapping[Key, Tensor]) -> ops.GatherPlan:
-        """The plan, made anew where leaves were added, or have another shape or dtype."""
-        old: Mapping[Key, Tensor] = {} if self._plan is None else self._plan.out
-        out = {}
-        for key, leaf in leaves.items():
-            shape, memory = (self._rows, *leaf.shape[1:]), old.get(key)
-            fits = memory is not None and memory.shape == shape and memory.dtype == leaf.dtype
-            out[key] = memory if memory is not None and fits else empty_buffer(shape, leaf.dtype)
-        return ops.GatherPlan(out)
+
+class RowBuffer(TensorDict):  # type: ignore[no-untyped-call]
+    """A buffer whose rows losses take out themselves: `buffer[rows]`, and its `clone()`, with int64 `[B]`.
+
+    One native call does it, into memory that is used again once nobody holds it; and where the result of
+    `buffer[rows]` is nobody's but that of the `clone()` behind it, it is its own clone.
+    """
+
+    taken_by: MinibatchRows | None = None
+
+    def __getitem__(self, index: Any) -> Any:
+        taker = self.taken_by
+        if (
+            taker is None
+            or type(index) is not Tensor
+            or index.dtype != torch.int64
+            or index.dim() != 1
+            or not index.is_cpu
+        ):
+            return super().__getitem__(index)
+        leaves = self._tensordict
+        if not all(type(leaf) is Tensor for leaf in leaves.values()):
+            return super().__getitem__(index)
+        taken = _Taken({}, batch_size=(len(index), *self.batch_size[1:]), device=self.device)
+        taken._tensordict.update(taker.gather(leaves, index))
+        return taken
+
+
+class _Taken(TensorDict):  # type: ignore[no-untyped-call]
+    def clone(self, recurse: bool = True, **kwargs: Any) -> Any:
+        if recurse and not kwargs and _CALLERS and sys.getrefcount(self) <= _CALLERS:
+            return flat_tensordict(self._tensordict, self.batch_size, self.device)
+        copied: TensorDictBase = super().clone(recurse, **kwargs)
+        return flat_tensordict(dict(copied.items()), self.batch_size, self.device)
+
+
+class _Probe:
+    """Counts the references to an object whose method is called, as `_Taken.clone` sees them."""
+
+    def clone(self) -> int:
+        return sys.getrefcount(self)
+
+
+def _callers() -> int:
+    """The count for `f().clone()`, whose object nobody else has; 0 where a named object has no more."""
+    named = _Probe()
+    alone = _Probe().clone()
+    return alone if alone < named.clone() else 0
+
+
+_CALLERS = _callers()

@@ -16,25 +16,51 @@ from torch import Tensor
 
 from hotloop.integrations.metta import steps
 from hotloop.integrations.metta.advantage import compute_advantage
-from hotloop.integrations.metta.steps import RolloutResult, StepTemplate, Window
-from hotloop.integrations.metta.storage import SegmentedExperience, leaf_keys
+from hotloop.integrations.metta.minibatches import RowBuffer
+from hotloop.integrations.metta.steps import RolloutResult, StepTemplate
+from hotloop.integrations.metta.storage import SegmentedExperience, entry_names, leaf_keys
 from hotloop.integrations.metta.training import TrainingLoop
+from hotloop.loop_stage import Column
 from hotloop.loop_training import sum_losses
 from hotloop.spec import Key
 
 __all__ = ["CoreTrainingLoop", "Experience", "RolloutResult", "compute_advantage"]
 
-_PROVIDED = ("env_obs", "rewards", "dones", "truncateds", "training_env_ids")
+_PROVIDED = ("env_obs", "rewards", "dones", "truncateds", "training_env_ids", "last_actions")
 
 
 class Experience(SegmentedExperience):
     """`metta.rl.training.Experience` of the layout *oct*.
 
-    `copy=True`: rows that are taken out of the buffer by a tensor of indices, as the losses do it, lie in
-    memory of their own, not in memory that the next minibatch overwrites.
+    Losses take rows out of the buffer themselves, `buffer[rows].clone()`: see `RowBuffer`. With `copy=True`
+    the buffer is an ordinary TensorDict.
     """
 
     _tracker_dtype: ClassVar[torch.dtype] = torch.int32
+
+    def __init__(
+        self,
+        total_agents: int,
+        batch_size: int,
+        bptt_horizon: int,
+        minibatch_size: int,
+        max_minibatch_size: int,
+        experience_spec: Any,
+        device: torch.device | str,
+        *,
+        copy: bool | None = None,
+    ) -> None:
+        super().__init__(
+            total_agents, batch_size, bptt_horizon, minibatch_size, max_minibatch_size, experience_spec,
+            device, copy=copy,
+        )  # fmt: skip
+        self._stored_names: set[str] = set()
+        self._stored_keys: list[Key] = []
+        if not self._minibatches.copies:
+            buffer = RowBuffer({}, batch_size=self.buffer.batch_size, device=self.device)
+            buffer.update(self.buffer)
+            buffer.taken_by = self._minibatches
+            self.buffer = buffer
 
     @property
     def ep_indices(self) -> Tensor:
@@ -48,7 +74,10 @@ class Experience(SegmentedExperience):
 
     def _keys_to_store(self) -> list[Key]:
         """Whatever the buffer holds now: losses may add entries."""
-        return leaf_keys(self.buffer)
+        names = entry_names(self.buffer)
+        if names != self._stored_names:
+            self._stored_names, self._stored_keys = set(names), leaf_keys(self.buffer)
+        return self._stored_keys
 
     def stats(self) -> dict[str, float]:
         """Means over the buffer: `rewards`, `dones`, `truncateds`, `values`, `act_log_prob`, `ratio`,
@@ -76,7 +105,8 @@ class CoreTrainingLoop(TrainingLoop):
     ) -> None:
         super().__init__(policy, experience, losses, optimizer, device, context)
         self.last_action: Tensor | None = None
-        self._served: Window | None = None
+        self._layout: tuple[int, torch.dtype] | None = None
+        self._staged: list[Column] = []
         self._shared: TensorDictBase | None = None
 
     def on_epoch_start(self, context: Any) -> None:
@@ -98,6 +128,8 @@ class CoreTrainingLoop(TrainingLoop):
         template = StepTemplate(
             experience.buffer, self.policy_spec, experience.ep_indices, experience.ep_lengths, _PROVIDED
         )
+        device = template.device
+        own = getattr(self.add_last_action_to_td, "__func__", None) is CoreTrainingLoop.add_last_action_to_td
         raw_infos: list[dict[str, Any]] = []
         agent_steps, last = 0, None
         while not experience.ready_for_training:
@@ -105,23 +137,24 @@ class CoreTrainingLoop(TrainingLoop):
             obs, rewards, dones, truncateds, infos, env_slice, _, num_steps = step
             last = env_slice
             window = self._windows[env_slice]
-            entries = template.entries(env_slice)
-            entries["env_obs"] = steps.moved(obs, template.device)
-            entries["rewards"] = steps.moved(rewards, template.device)
-            entries["dones"] = steps.float_flags(dones, template.device)
-            entries["truncateds"] = steps.float_flags(truncateds, template.device)
-            entries["training_env_ids"] = window.ids
+            sources = [steps.moved(source, device) for source in (dones, truncateds)]
+            sources.append(self._last_actions(window.stop, env, device))
+            entries = {
+                "env_obs": steps.moved(obs, device),
+                "rewards": steps.moved(rewards, device),
+                "training_env_ids": window.ids,
+                **self._memory(window, self._columns(sources[-1]), sources),
+            }
             td = template.step(entries, window)
-            self._served = window
-            self.add_last_action_to_td(td, env)
-            steps.add_sizes(td, entries, window)
+            if not own:
+                self.add_last_action_to_td(td, env)
             self._built(td, step, env, context)
             context.training_env_id = env_slice
             for loss in losses.values():
                 loss.rollout(td, context)
-            actions = steps.acted(td).detach()
-            assert self.last_action is not None, "add_last_action_to_td makes it"
-            self.last_action[env_slice] = actions.to(self.last_action)
+            actions = steps.acted(td)
+            assert self.last_action is not None, "_last_actions makes it"
+            window.of("last_action", self.last_action).copy_(actions)
             steps.send(env, td)
             if infos:
                 raw_infos.extend(infos)
@@ -132,22 +165,30 @@ class CoreTrainingLoop(TrainingLoop):
     def add_last_action_to_td(self, td: TensorDictBase, env: Any) -> None:
         """Set ``td["last_actions"]`` ``[n, k]`` to copies of the last actions of the agents
         ``td["training_env_ids"]``."""
-        ids: Tensor = td["training_env_ids"]
-        window = self._served
-        in_order = window is not None and ids is window.ids
-        # The slice tells the length that its ids need, without reading a tensor.
-        length = window.stop if in_order and window is not None else int(ids.max()) + 1
+        ids: Tensor = td["training_env_ids"].reshape(-1)
+        td["last_actions"] = self._last_actions(int(ids.max()) + 1, env, td.device)[ids]
+
+    def _last_actions(self, length: int, env: Any, device: torch.device | None) -> Tensor:
+        """`last_action`, at least so long: made anew, with zeros, where it is missing or too short."""
         last = self.last_action
         if last is None or len(last) < length:
             space = env.single_action_space
             whole = np.issubdtype(space.dtype, np.integer)
             last = self.last_action = torch.zeros(
-                length, len(space.nvec), dtype=torch.int32 if whole else torch.float32, device=td.device
+                length, len(space.nvec), dtype=torch.int32 if whole else torch.float32, device=device
             )
-        if in_order and window is not None:
-            steps.put(td, "last_actions", last[window.slice].clone())
-        else:
-            td["last_actions"] = last[ids.reshape(-1)]
+        return last
+
+    def _columns(self, last: Tensor) -> list[Column]:
+        layout = (last.shape[1], last.dtype)
+        if layout != self._layout:
+            self._layout = layout
+            self._staged = [
+                Column("dones", (), torch.float32),
+                Column("truncateds", (), torch.float32),
+                Column("last_actions", (last.shape[1],), last.dtype, windowed=True),
+            ]
+        return self._staged
 
     # Training
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from hotloop.entries import flat_tensordict, set_entries
+from hotloop.entries import flat_tensordict
+from hotloop.loop_stage import Column, Stage
+from hotloop.spec import Key
 
 WHERE = "CoreTrainingLoop.rollout_phase"
-_LAST_ACTIONS = "last_actions"  # put in at last, by a method that others may call or replace
 
 
 class RolloutResult(BaseModel):
@@ -42,6 +44,15 @@ class Window:
         self.ids = ids.to(device=device).unsqueeze(1)
         self.batch = torch.full((self.agents,), self.agents, dtype=torch.int64, device=device)
         self.bptt = torch.ones(self.agents, dtype=torch.int64, device=device)
+        self._views: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def of(self, name: str, tensor: Tensor) -> Tensor:
+        """The slice's part of a tensor `[A, ...]`: a view, which is kept for as long as `name` stands for the
+        same tensor."""
+        known = self._views.get(name)
+        if known is None or known[0] is not tensor:
+            known = self._views[name] = (tensor, tensor[self.slice])
+        return known[1]
 
 
 class Windows:
@@ -68,7 +79,7 @@ class StepTemplate:
     sets is kept: those entries stay at their old values for the whole rollout.
 
     Args:
-        provided: entries that the loop sets at every step, beside the last actions.
+        provided: entries that the loop sets at every step.
     """
 
     def __init__(
@@ -80,29 +91,56 @@ class StepTemplate:
         provided: Iterable[str],
     ) -> None:
         chosen = buffer.select(*policy_spec.keys())
-        names, later = list(chosen.keys()), {*provided, _LAST_ACTIONS}
+        names, provided = list(chosen.keys()), list(provided)
         # Their order is that of a template into which the loop's entries are written one by one.
         self._order: dict[Any, Any] = dict.fromkeys([*names, *provided])
-        self._order.pop(_LAST_ACTIONS, None)
-        left = [name for name in names if name not in later]
+        left = [name for name in names if name not in provided]
         self._old = chosen.select(*left)[rows, positions - 1] if left else None
         self.device = buffer.device
 
-    def entries(self, window: slice) -> dict[Any, Any]:
-        """All entries of a step in their order, None where the loop still has to set them."""
-        entries = dict(self._order)
+    def step(self, entries: Mapping[Any, Any], window: Window) -> TensorDict:
+        """The TensorDict `[n]` of a step, with `batch` and `bptt` where the policy's spec has none."""
+        made = {**self._order, **entries}
         if self._old is not None:
-            entries.update((key, value[window].clone()) for key, value in self._old.items())
-        return entries
+            made.update((key, value[window.slice].clone()) for key, value in self._old.items())
+        if "batch" not in made:
+            made["batch"] = window.batch
+        if "bptt" not in made:
+            made["bptt"] = window.bptt
+        return flat_tensordict(made, (window.agents,), self.device)
 
-    def step(self, entries: dict[Any, Any], window: Window) -> TensorDict:
-        """The step's TensorDict `[n]`, without last actions."""
-        return flat_tensordict(entries, (window.agents,), self.device)
+
+class StepMemory:
+    """Copies and converts the small entries of a step, by one native call in host memory.
+
+    What a step of a slice gets is overwritten `horizon` steps later; with `copies` never.
+    """
+
+    def __init__(self, horizon: int, device: torch.device | None, copies: bool) -> None:
+        self._horizon = horizon
+        self._device = torch.device("cpu") if device is None else device
+        self._copies = copies
+        self._rings: dict[Any, _Ring] = {}
+
+    def __call__(self, window: Window, columns: list[Column], sources: list[Tensor]) -> dict[Key, Tensor]:
+        """Entries by key, from one source for each column: tensors on the device."""
+        key = (window.start, window.stop, columns[-1])  # the last actions' layout may change
+        ring = self._rings.get(key)
+        if ring is None:
+            ring = self._rings[key] = _Ring([None] * self._horizon)
+        turn = ring.turn
+        ring.turn = (turn + 1) % self._horizon
+        stage = ring.stages[turn]
+        if stage is None:
+            stage = ring.stages[turn] = Stage(columns, window.start, window.stop, self._device)
+        entries = stage(sources, ())
+        return {name: entry.clone() for name, entry in entries.items()} if self._copies else entries
 
 
-def float_flags(flags: Tensor, device: torch.device | None) -> Tensor:
-    """float32 on the device; a copy, unless it is that already."""
-    return flags.to(device=device, dtype=torch.float32, non_blocking=True)
+@dataclass
+class _Ring:
+    stages: list[Stage | None]
+    turn: int = 0
 
 
 def moved(tensor: Tensor, device: torch.device | None) -> Tensor:
@@ -110,28 +148,19 @@ def moved(tensor: Tensor, device: torch.device | None) -> Tensor:
     return tensor if device is None or tensor.device == device else tensor.to(device, non_blocking=True)
 
 
-def put(td: TensorDictBase, key: str, value: Tensor) -> None:
-    """`td[key] = value` for one that is known to fit."""
-    set_entries(td, {key: value})
-
-
-def add_sizes(td: TensorDictBase, entries: dict[Any, Any], window: Window) -> None:
-    """`batch` and `bptt`, where the policy's spec has none."""
-    sizes = {"batch": window.batch, "bptt": window.bptt}
-    set_entries(td, {name: size for name, size in sizes.items() if name not in entries})
-
-
 def acted(td: TensorDictBase) -> Tensor:
     """The actions that a loss has written. ValueError where none did."""
-    if "actions" not in td.keys():  # noqa: SIM118 (a TensorDict)
-        raise ValueError(f"{WHERE}: no loss performed inference: one must write 'actions'")
-    actions: Tensor = td["actions"]
-    return actions
+    try:
+        actions: Tensor = td["actions"]
+    except KeyError:
+        raise ValueError(f"{WHERE}: no loss performed inference: one must write 'actions'") from None
+    return actions.detach() if actions.requires_grad else actions
 
 
 def send(env: Any, td: TensorDictBase) -> None:
     """Hand the step's actions to the environment."""
-    env.send_actions(td["actions"].cpu().numpy())
+    actions = td["actions"]
+    env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
 
 
 def result(raw_infos: list[dict[str, Any]], agent_steps: int, window: slice | None) -> RolloutResult:

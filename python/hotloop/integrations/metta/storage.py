@@ -6,7 +6,7 @@ writes back what `update` is given. Here the cursors run, and `update` does noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -80,8 +80,10 @@ class SegmentedExperience:
             if self._live
             else torch.zeros(total_agents, dtype=self._tracker_dtype, device=self.device)
         )
+        self._position_views: dict[tuple[int, int], Tensor] = {}
         self._bounds: dict[tuple[Any, Any], tuple[int, int]] = {}
         self._plan: ops.StorePlan | None = None
+        self._planned: list[Key] = []
         self._minibatches = MinibatchRows(
             self.minibatch_segments, bptt_horizon, self.device, self.copies if copy is None else copy
         )
@@ -146,6 +148,7 @@ class SegmentedExperience:
     # Storing
 
     def _keys_to_store(self) -> list[Key]:
+        """The same list for as long as it holds the same keys."""
         raise NotImplementedError
 
     def store(self, data_td: TensorDictBase, env_id: slice) -> None:
@@ -159,8 +162,8 @@ class SegmentedExperience:
         column = self._cursors.native.position(start)
         keys = self._keys_to_store()
         if self.device.type == "cpu":
-            if self._plan is None or self._plan.keys != tuple(keys):
-                self._plan = ops.StorePlan(self.buffer, keys, self._cursors)
+            if self._plan is None or self._planned is not keys:
+                self._plan, self._planned = ops.StorePlan(self.buffer, keys, self._cursors), keys
             try:
                 self._plan.store(data_td, start, stop)
             except KeyError:
@@ -207,7 +210,10 @@ class SegmentedExperience:
             if not self._live:
                 self._positions[start:stop] = 0
         elif not self._live:
-            self._positions[start:stop].add_(1)
+            view = self._position_views.get((start, stop))
+            if view is None:
+                view = self._position_views[start, stop] = self._positions[start:stop]
+            view.add_(1)
 
     # Training
 
@@ -242,6 +248,12 @@ class SegmentedExperience:
             names += ["actions_mean", "actions_std"]
             found += [actions.mean().double(), actions.std().double()]
         return dict(zip(names, torch.stack(found).tolist(), strict=True))
+
+
+def entry_names(buffer: TensorDict) -> Set[str]:
+    """Of the top level, without the checks of `keys()` where they can be had without."""
+    entries = getattr(buffer, "_tensordict", None)
+    return entries.keys() if isinstance(entries, dict) else {*map(str, buffer.keys())}
 
 
 def leaf_keys(buffer: TensorDict) -> list[Key]:

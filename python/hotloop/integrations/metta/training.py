@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from hotloop.integrations.metta.steps import Windows
+from hotloop.integrations.metta.steps import StepMemory, Windows
 from hotloop.loop_training import max_grad_norm_of
 
 
 class TrainingLoop(ABC):
     """Attributes: `policy`, `experience`, `losses`, `optimizer`, `device`, `context`,
     `accumulate_minibatches`, `policy_spec`."""
+
+    #: Whether each rollout step gets memory of its own. `install(copy=True)` sets it.
+    copies: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class TrainingLoop(ABC):
         self.policy_spec = policy.get_agent_experience_spec()
         self._env_index_cache: Tensor = experience._range_tensor.to(device=device, dtype=torch.int64)
         self._windows = Windows(self._env_index_cache, experience.buffer.device)
+        self._memory = StepMemory(experience.bptt_horizon, experience.buffer.device, self.copies)
         self._zero = torch.zeros((), dtype=torch.float32, device=device)
 
     @abstractmethod

@@ -82,7 +82,7 @@ class PPO(Loss):
     def train(self, shared: TensorDict, context: Any, mb_idx: int) -> tuple[Tensor, TensorDict, bool]:
         _, shared, stop = super().train(shared, context, mb_idx)
         config, buffer = context.config, self.replay.buffer
-        alpha, advantage = config.sampling.prio_alpha, config.advantage
+        advantage = config.advantage
         limits = (advantage.gamma, advantage.gae_lambda, advantage.vtrace_rho_clip, advantage.vtrace_c_clip)
         device = torch.device("cpu")
         if mb_idx == 0:
@@ -91,11 +91,7 @@ class PPO(Loss):
                 values, buffer["rewards"], buffer["dones"], torch.ones_like(values), torch.zeros_like(values),
                 *limits, device,
             )  # fmt: skip
-        weights = torch.nan_to_num(self.advantages.abs().sum(dim=1) ** alpha, 0, 0, 0)
-        p = (weights + 1e-6) / (weights.sum() + 1e-6)
-        rows = torch.multinomial(p, self.replay.minibatch_segments)
-        minibatch = buffer[rows].clone()
-        minibatch["advantages"] = self.advantages[rows]
+        minibatch, rows, p = self._sample_minibatch(config.sampling.prio_alpha)
         minibatch["returns"] = minibatch["advantages"] + minibatch["values"]
         prio = (self.replay.segments * p[rows, None]) ** -config.sampling.prio_beta0
         shared["sampled_mb"], shared["indices"] = minibatch, NonTensorData(rows)
@@ -133,3 +129,14 @@ class PPO(Loss):
         )
         total = policy_loss - config.ent_coef * entropy + config.vf_coef * value_loss
         return total, shared, stop
+
+    def _sample_minibatch(self, alpha: float) -> tuple[TensorDict, Tensor, Tensor]:
+        weights = torch.nan_to_num(self.advantages.abs().sum(dim=1) ** alpha, 0, 0, 0)
+        p = (weights + 1e-6) / (weights.sum() + 1e-6)
+        rows = torch.multinomial(p, self.replay.minibatch_segments)
+        minibatch = self._take(rows)
+        minibatch["advantages"] = self.advantages[rows]
+        return minibatch, rows, p
+
+    def _take(self, rows: Tensor) -> TensorDict:
+        return self.replay.buffer[rows].clone()
