@@ -4,127 +4,146 @@ from __future__ import annotations
 
 from typing import Any
 
-import metta_double
 import pytest
 import torch
-from metta_double import LAYOUTS, SCALAR, Env, Leaf, Policy, Spec
 
-from hotloop.integrations import metta
+from metta_double import LAYOUTS, SCALAR, Leaf, Spec
+from metta_runs import Run, assert_equal
 
-SMALL: dict[str, Any] = {"obs_shape": (6, 3)}
-
-
-class Run:
-    """Some epochs of a trainer: everything that can be told afterwards."""
-
-    def __init__(
-        self,
-        layout: str,
-        *,
-        names: tuple[str, ...] | None = None,
-        epochs: int = 3,
-        agents: int = 6,
-        slices: int = 1,
-        nvec: tuple[int, ...] = (5,),
-        recurrent: bool = False,
-        extra: Spec | None = None,
-        sliced: bool = False,
-        stop_at: int | None = None,
-        change: Any = None,
-        **config: Any,
-    ) -> None:
-        """`names`: what is ours; None: nothing, (): all, by `install()`. `change(trainer)`: before the first
-        epoch."""
-        with metta_double.loaded(layout) as host:
-            if names == ():
-                assert metta.install() == layout
-            for name in names or ():
-                exchange(name, getattr(getattr(metta, layout), name))
-            host = metta_double.modules()
-            torch.manual_seed(3)
-            self.log: list[Any] = []
-            env = Env(layout, agents, slices=slices, nvec=nvec, **SMALL)
-            policy = Policy(layout, nvec=nvec, recurrent=recurrent, log=self.log, extra=extra, **SMALL)
-            options = {"sliced": True} if sliced else {}
-            trainer = host.trainer.Trainer(
-                metta_double.config(agents, **config), env=env, policy=policy, log=self.log, **options
-            )
-            trainer.core_loop.losses["watcher"].stop_at = stop_at
-            if change is not None:
-                change(trainer)
-            self.states, self.results, self.stats, self.buffers = [], [], [], []
-            for _ in range(epochs):
-                result = trainer.run_epoch()
-                self.results.append((result.raw_infos, result.agent_steps, result.training_env_id))
-                self.states.append(torch.get_rng_state())
-                self.stats.append(dict(trainer.context.latest_losses_stats))
-                self.stats[-1].update(trainer.experience.stats())
-                items = trainer.experience.buffer.items(True, True)
-                self.buffers.append({key: leaf.clone() for key, leaf in items})
-            self.parameters = [parameter.detach() for parameter in policy.parameters()]
-            self.gradients = [parameter.grad for parameter in policy.parameters()]
-            self.last_action = trainer.core_loop.last_action
-            self.average = trainer.context.state.avg_reward
-            self.sent, self.served = env.sent, trainer.context.served
-            self.timed = trainer.context.stopwatch.names
-            self.trainer = trainer
-            metta.uninstall()
+INT = torch.int64
+# Entries that the loop sets, and some that nobody does: those keep the last rollout's values.
+STORED = Spec(
+    training_env_ids=Leaf(torch.Size((1,)), INT),
+    last_actions=Leaf(torch.Size((1,)), torch.int32),
+    carried=Leaf(torch.Size((2,)), torch.float32),
+    memory=Spec(h=SCALAR),
+)
+TRACKED = Spec(row_id=Leaf(torch.Size(()), INT), t_in_row=Leaf(torch.Size(()), INT), **STORED)
 
 
-def exchange(name: str, new: Any) -> None:
-    """As `install()` does it, for one name."""
-    from hotloop.integrations.patches import Patches
+def fill(trainer: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for key in ("carried", ("memory", "h")):
+        leaf = trainer.experience.buffer[key]
+        leaf.copy_(torch.rand(leaf.shape, generator=generator))
 
-    module = {"CoreTrainingLoop": "training.core", "Experience": "training.experience"}.get(name, "advantage")
-    Patches("metta").replace_everywhere(__import__(f"metta.rl.{module}", fromlist=["x"]), name, new)
+
+def accumulate(trainer: Any) -> None:
+    trainer.core_loop.accumulate_minibatches = 2
 
 
-def assert_equal(ours: Run, theirs: Run, rtol: float | None = None) -> None:
-    def same(a: Any, b: Any) -> None:
-        if rtol is None:
-            assert a.dtype == b.dtype
-            assert torch.equal(a, b)
-        else:
-            torch.testing.assert_close(a, b, rtol=rtol, atol=rtol)
+def store_less(trainer: Any) -> None:
+    trainer.experience.set_store_keys(["env_obs", "actions", "values", "rewards"])
 
-    assert ours.log == theirs.log
-    assert ours.served == theirs.served
-    assert ours.timed == theirs.timed
-    assert ours.results == theirs.results
-    assert len(ours.sent) == len(theirs.sent)
-    for a, b in zip(ours.sent, theirs.sent, strict=True):
-        assert a.dtype == b.dtype
-        assert (a == b).all()
-    for a, b in zip(ours.states, theirs.states, strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(ours.buffers, theirs.buffers, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            same(a[key], b[key])
-    for a, b in zip(ours.parameters, theirs.parameters, strict=True):
-        same(a, b)
-    for a, b in zip(ours.gradients, theirs.gradients, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            same(a, b)
-    for a, b in zip(ours.stats, theirs.stats, strict=True):
-        assert a == (b if rtol is None else pytest.approx(b, rel=rtol, abs=rtol))
-    same(ours.last_action, theirs.last_action)
-    same(ours.average, theirs.average)
+
+def reschedule(trainer: Any, epoch: int) -> None:
+    """As Metta's scheduler does it, between a rollout and its training."""
+    trainer.config.clip_coef = 0.2 - 0.05 * epoch
+    trainer.config.advantage.gamma = 0.9 + 0.03 * epoch
+    trainer.config.advantage.gae_lambda = 0.8 + 0.05 * epoch
+    trainer.config.advantage.vtrace_rho_clip = 1.0 - 0.2 * epoch
+    trainer.config.advantage.reward_centering.beta = 0.1 + 0.1 * epoch
+    trainer.config.sampling.method = ("sequential", "prioritized", "prioritized")[epoch]
+    trainer.config.sampling.prio_alpha = 0.3 * epoch
+    trainer.config.total_timesteps = 100 * (epoch + 1)
+
+
+def close_gate(trainer: Any) -> None:
+    trainer.context.loss_run_gates["ppo_critic"] = {"train": False}
 
 
 CASES: dict[str, dict[str, Any]] = {
     "one slice": {},
     "two slices": {"slices": 2},
     "one row an agent": {"rows": 1},
-    "several passes": {"epochs": 2, "minibatches": 3},
+    "rows that wrap": {"slices": 3, "batch_size": 7 * 4, "minibatch_size": 7 * 4},
+    "slices of unequal speed": {"slices": 2, "order": (0, 0, 1), "rows": 1},
+    "several passes": {"epochs": 2, "minibatches": 3, "update_epochs": 3},
     "recurrent": {"recurrent": True},
-    "prioritised": {"method": "prioritized", "prio_alpha": 0.7, "slices": 3},
+    "prioritised": {"method": "prioritized", "prio_alpha": 0.7, "slices": 3, "update_epochs": 2},
+    "prioritised by 0": {"method": "prioritized"},
     "clipped ratios": {"vtrace_rho_clip": 0.9, "vtrace_c_clip": 0.8, "gamma": 1.0},
+    "a schedule": {"each": reschedule},
+    "a loss that stops": {"stop_at": 4, "update_epochs": 2},
+    "accumulated": {"change": accumulate, "minibatches": 4},
+    "an unfinished step": {"change": accumulate, "minibatches": 3},
 }
+OCT: dict[str, dict[str, Any]] = {
+    "several actions": {"nvec": (3, 4), "slices": 2},
+    "more is stored": {"extra": STORED, "change": fill},
+}
+HEAD: dict[str, dict[str, Any]] = {
+    "more is stored": {"extra": TRACKED, "change": fill},
+    "less is stored": {"change": store_less},
+    "a loss that slices": {"sliced": True},
+    # gamma * lambda is rounded once there and twice here, which shows where gamma is not 1
+    "gradients through advantages": {"critic_update": "gtd_lambda", "gamma": 1.0},
+    "a critic that pauses": {"critic_update": "gtd_lambda", "change": close_gate},
+}
+ALL = [
+    *((layout, name, case) for layout in LAYOUTS for name, case in CASES.items()),
+    *(("oct", name, case) for name, case in OCT.items()),
+    *(("head", name, case) for name, case in HEAD.items()),
+]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("layout", "case"), [pytest.param(a, c, id=f"{a}-{n}") for a, n, c in ALL])
+def test_epochs_are_equal_to_the_last_bit(layout: str, case: dict[str, Any]) -> None:
+    ours, theirs = Run(layout, "install", **case), Run(layout, **case)
+    assert {kind.__module__.partition(".")[0] for kind in ours.kinds} == {"hotloop"}
+    assert {kind.__module__.partition(".")[0] for kind in theirs.kinds} == {"metta"}
+    assert_equal(ours, theirs)
+
+
+def test_gradients_through_advantages_are_close_where_the_discount_rounds() -> None:
+    case: dict[str, Any] = {"critic_update": "gtd_lambda", "epochs": 1}
+    assert_equal(Run("head", "install", **case), Run("head", **case), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("case", [CASES["prioritised"], CASES["two slices"], CASES["recurrent"]])
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        *(
+            (layout, name)
+            for layout in LAYOUTS
+            for name in ("CoreTrainingLoop", "Experience", "compute_advantage")
+        ),
+        ("head", "compute_delta_lambda"),
+    ],
+)
+def test_each_replaces_its_namesake_alone(layout: str, name: str, case: dict[str, Any]) -> None:
+    if name == "compute_delta_lambda":
+        case = {**case, "critic_update": "gtd_lambda", "gamma": 1.0}
+    assert_equal(Run(layout, (name,), **case), Run(layout, **case))
+
+
+@pytest.mark.parametrize("case", [CASES["prioritised"], CASES["several passes"]])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_epochs_are_equal_to_the_last_bit(layout: str, case: str) -> None:
-    assert_equal(Run(layout, names=(), **CASES[case]), Run(layout, **CASES[case]))
+def test_copies_change_nothing(layout: str, case: dict[str, Any]) -> None:
+    assert_equal(Run(layout, "install", options={"copy": True}, **case), Run(layout, **case))
+
+
+def test_the_hooks_come_in_the_reference_order() -> None:
+    """What the two runs above are equal in, spelled out for one."""
+    run = Run("head", "install", epochs=1, rows=1, horizon=2, minibatches=1)
+    names = [entry[0] for entry in run.log]
+    losses = ("ppo_critic", "ppo_actor", "watcher")
+    started = [call for loss in losses for call in (f"{loss}.on_rollout_start", "policy.reset_memory")]
+    step = ["ppo_critic.rollout", "policy.forward", "ppo_actor.rollout", "watcher.rollout"]
+    trained = [call for loss in losses for call in (f"{loss}.policy_output_keys", f"{loss}.train")]
+    assert names == [
+        *(f"{loss}.on_epoch_start" for loss in losses),
+        *started,
+        *step,
+        *step,
+        *(f"{loss}.zero_loss_tracker" for loss in losses),
+        "policy.reset_memory",
+        "policy.forward",
+        *trained,
+        *(f"{loss}.on_mb_end" for loss in losses),
+        *(f"{loss}.on_train_phase_end" for loss in losses),
+        *(f"{loss}.stats" for loss in losses),
+    ]
+    phases = ["_rollout.env_wait", "_rollout.td_prep", "_rollout.inference", "_rollout.send"]
+    assert run.timed == phases * 2

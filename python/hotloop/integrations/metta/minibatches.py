@@ -127,8 +127,12 @@ class RowBuffer(TensorDict):  # type: ignore[no-untyped-call]
         leaves = self._tensordict
         if not all(type(leaf) is Tensor for leaf in leaves.values()):
             return super().__getitem__(index)
+        try:
+            rows = taker.gather(leaves, index)
+        except IndexError:  # numbers below 0 count from the end
+            return super().__getitem__(index)
         taken = _Taken({}, batch_size=(len(index), *self.batch_size[1:]), device=self.device)
-        taken._tensordict.update(taker.gather(leaves, index))
+        taken._tensordict.update(rows)
         return taken
 
 
