@@ -70,10 +70,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 OCT: dict[str, dict[str, Any]] = {
     "several actions": {"nvec": (3, 4), "slices": 2},
-    "more is stored": {"extra": STORED, "change": fill},
+    "more is stored": {"extra": STORED, "change": fill, "slices": 2},
 }
 HEAD: dict[str, dict[str, Any]] = {
-    "more is stored": {"extra": TRACKED, "change": fill},
+    "more is stored": {"extra": TRACKED, "change": fill, "slices": 2},
     "less is stored": {"change": store_less},
     "a loss that slices": {"sliced": True},
     # gamma * lambda is rounded once there and twice here, which shows where gamma is not 1
@@ -122,6 +122,24 @@ def test_each_replaces_its_namesake_alone(layout: str, name: str, case: dict[str
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_copies_change_nothing(layout: str, case: dict[str, Any]) -> None:
     assert_equal(Run(layout, "install", options={"copy": True}, **case), Run(layout, **case))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_way_to_add_last_actions_is_taken(layout: str) -> None:
+    """Whether a subclass has it or somebody put it on the loop."""
+
+    def other(trainer: Any) -> None:
+        def add(td: Any, env: Any = None) -> None:
+            kind.add_last_action_to_td(trainer.core_loop, td, *(() if layout == "head" else (env,)))
+            td["last_actions"] = td["last_actions"] + 7
+
+        kind = type(trainer.core_loop)
+        trainer.core_loop.add_last_action_to_td = add
+
+    case: dict[str, Any] = {"extra": STORED, "slices": 2, "change": other, "epochs": 1}
+    ours = Run(layout, "install", **case)
+    assert int(ours.buffers[0]["last_actions"].min()) >= 7
+    assert_equal(ours, Run(layout, **case))
 
 
 def test_the_hooks_come_in_the_reference_order() -> None:
