@@ -188,6 +188,47 @@ def test_drawn_minibatches_reuse_memory_that_nobody_holds() -> None:
     assert place(draw()) != place(held)
 
 
+def test_draws_follow_advantages_that_change_in_place() -> None:
+    """Priorities are kept for as long as they are those of the same numbers."""
+    with metta_double.loaded("head") as host:
+        ours, theirs = (made("head", host=one, method="prioritized", alpha=0.5) for one in (None, host))
+        advantages = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+        drawn = []
+        for experience in (ours, theirs):
+            fill(experience)
+            torch.manual_seed(1)
+            now = advantages.clone()
+            for alpha, factor in ((0.5, 1.0), (0.5, 1.0), (0.9, 1.0), (0.9, torch.arange(8.0)[:, None])):
+                now *= factor
+                experience.sampling_config.prio_alpha = alpha
+                shared = experience.sample(0, 3, 100, 10, now)
+                _, rows, weights = experience.sample_prioritized(1, 3, 100, 10, alpha, 0.4, now)
+                drawn.append((shared["indices"], shared["prio_weights"], rows, weights))
+        for a, b in zip(drawn[:4], drawn[4:], strict=True):
+            for one, other in zip(a, b, strict=True):
+                assert torch.equal(one, other)
+
+
+def test_who_collects_minibatches_gets_them() -> None:
+    experience = made("head", method="prioritized", alpha=0.5)
+    fill(experience)
+    drawn = [experience.sample(0, 0, 100, 10, torch.rand(8, 3)) for _ in range(9)]
+    for shared in drawn:
+        assert (shared["sampled_mb"] == experience.buffer[shared["indices"][:, 0]]).all()
+    assert len({shared["sampled_mb"]["rewards"].data_ptr() for shared in drawn}) == 9
+    assert len(experience._minibatches._memories) == 4
+
+
+def test_a_buffer_that_was_replaced_is_written_where_it_is() -> None:
+    for layout in LAYOUTS:
+        experience = made(layout)
+        experience.store(step(4), slice(0, 4))
+        old, experience.buffer = experience.buffer, experience.buffer.clone()
+        experience.store(step(4, 2), slice(0, 4))
+        assert old["rewards"][0].tolist() == [1.0, 0.0, 0.0]
+        assert experience.buffer["rewards"][0].tolist() == [1.0, 2.0, 0.0]
+
+
 def buffer() -> tuple[RowBuffer, MinibatchRows]:
     made = RowBuffer({}, batch_size=(8, 3))
     made.update(TensorDict({"x": torch.arange(24.0).reshape(8, 3), "n": torch.rand(8, 3, 2)}, (8, 3)))

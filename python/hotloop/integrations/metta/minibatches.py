@@ -16,6 +16,7 @@ from hotloop.ops._memory import empty_buffer
 from hotloop.spec import Key
 
 _ADVANTAGES: Key = ("", "advantages")  # no buffer has an entry of this name
+_MOST = 4  # minibatches that memory is kept for; a loop holds two at a time
 _use_count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
 
@@ -98,6 +99,8 @@ class MinibatchRows:
         memory = next((one for one in self._memories if one.fits(leaves) and one.is_idle()), None)
         if memory is None:
             self._memories = [one for one in self._memories if one.fits(leaves)]
+            if len(self._memories) >= _MOST:  # somebody collects minibatches
+                return dict(zip(leaves, ops.gather(sources, indices), strict=True))
             memory = _Memory(leaves, self._rows)
             self._memories.append(memory)
         memory.plan.gather(sources, indices)

@@ -162,10 +162,12 @@ class SegmentedExperience:
         column = self._cursors.native.position(start)
         keys = self._keys_to_store()
         if self.device.type == "cpu":
-            if self._plan is None or self._planned is not keys:
-                self._plan, self._planned = ops.StorePlan(self.buffer, keys, self._cursors), keys
+            plan = self._plan
+            if plan is None or self._planned is not keys or plan.buffer is not self.buffer:
+                plan = self._plan = ops.StorePlan(self.buffer, keys, self._cursors)
+                self._planned = keys
             try:
-                self._plan.store(data_td, start, stop)
+                plan.store(data_td, start, stop)
             except KeyError:
                 self._sources(data_td, keys)  # says which
                 raise
