@@ -80,6 +80,15 @@ class Subject(ABC):
 
 # Jobs of each host, small to large; its module has `make(job, *, hotloop, quick, seed) -> Subject`.
 JOBS: dict[str, tuple[str, ...]] = {
+    "metta": (
+        "oct, 64 agents",
+        "oct, 1024 agents",
+        "oct, 1024 agents, LSTM",
+        "head, 64 agents",
+        "head, 1024 agents",
+        "head, 1024 agents, prioritised",
+        "head, 1024 agents, LSTM",
+    ),
     "sb3": ("64 agents", "1024 agents"),
 }
 

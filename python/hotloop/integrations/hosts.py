@@ -73,7 +73,7 @@ HOSTS: tuple[Host, ...] = (
         "metta",
         "metta",
         None,
-        (),
+        ("6e370f620b", "a8d1ecee19"),  # commits: it is not on PyPI; its layout is recognised by its interface
         "CoreTrainingLoop, Experience, compute_advantage, compute_delta_lambda",
         "hotloop.integrations.metta.install()",
     ),
