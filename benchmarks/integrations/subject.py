@@ -81,6 +81,7 @@ class Subject(ABC):
 # Jobs of each host, small to large; its module has `make(job, *, hotloop, quick, seed) -> Subject`.
 JOBS: dict[str, tuple[str, ...]] = {
     "sb3": ("64 agents", "1024 agents"),
+    "pufferlib": ("64 agents", "1024 agents", "4096 agents"),
 }
 
 
