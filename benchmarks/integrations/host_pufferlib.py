@@ -21,7 +21,9 @@ def make(job: str, *, hotloop: bool, quick: bool, seed: int) -> Subject:
     if hotloop:
         importlib.import_module("hotloop.integrations.pufferlib").install()
     agents = int(job.split()[0])
-    shape = dataclasses.replace(JOBS["E3"], agents=agents, horizon=128 if agents < 1024 else 64)
+    # PufferLib's own sizes: horizon 64, minibatches of 8192 steps where there are as many
+    minibatches = max(4, agents * 64 // 8192)
+    shape = dataclasses.replace(JOBS["E3"], agents=agents, horizon=64, minibatches=minibatches)
     return PufferSubject(shape.quick() if quick else shape, seed)
 
 

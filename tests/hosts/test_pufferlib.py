@@ -157,6 +157,40 @@ def test_training_is_equal_to_the_last_bit(changed: dict[str, Any]) -> None:
     assert not torch.equal(expected[0]["values"], expected[2]["values"])
 
 
+@pytest.mark.parametrize("kind", ["discrete", "multidiscrete"])
+@pytest.mark.parametrize("options", [{}, {"truncations": "final", "masks": True}], ids=str)
+def test_rows_that_changed_are_all_that_has_to_be_computed(
+    kind: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hotloop.integrations import pufferlib_training as training
+
+    changed = {"slices": 8, "minibatch_size": 32, "max_minibatch_size": 32, "masked": bool(options)}
+    ours.install(**options)
+    expected = run(trainer(kind, **changed))  # all of them
+    monkeypatch.setattr(training, "_MANY", 1)
+    rows: list[int] = []
+    compute = ops.puff_advantage
+
+    def counted(values: Tensor, *rest: Any, **more: Any) -> Tensor:
+        rows.append(len(values))
+        return compute(values, *rest, **more)
+
+    monkeypatch.setattr(ops, "puff_advantage", counted)
+    assert_equal(run(trainer(kind, **changed)), expected)
+    assert rows == 3 * [32, *15 * [4]]
+    made = trainer(kind, **changed)
+    made.evaluate()
+    step, rows[:] = made.optimizer.step, []
+
+    def meddle(*args: Any) -> None:
+        step(*args)
+        made.rewards[3, 2] += 1.0
+
+    made.optimizer.step = meddle  # somebody else writes into the rollout
+    made.train()
+    assert rows == 16 * [32]
+
+
 def test_training_in_emulated_environments_is_equal_to_the_last_bit() -> None:
     def made() -> Any:
         torch.manual_seed(0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from hotloop.ops import GatherPlan, scatter_
 
 GATHERED = ("observations", "actions", "logprobs", "values")  # attributes of PuffeRL
+_MANY = 1 << 15  # below so many steps computing all advantages costs less than picking rows
 
 
 class Minibatch(NamedTuple):
@@ -56,28 +57,42 @@ class Training:
         self._valid = valid
         self._ratio = torch.empty_like(trainer.ratio)
         self._magnitudes = torch.empty_like(self.advantages)
-        self._plan = GatherPlan.allocate(self._leaves(trainer), trainer.minibatch_segments)
+        self._sums = trainer.values.new_empty(trainer.segments)  # of |A|, by row
+        count = trainer.minibatch_segments
+        self._plan = GatherPlan.allocate(self._leaves(trainer), count)
+        # A minibatch changes its own rows alone. Where they are few, only they are computed anew.
+        self._rows_plan: GatherPlan | None = None
+        if trainer.segments >= 4 * count and trainer.values.numel() >= _MANY:
+            self._rows_plan = GatherPlan.allocate(self._inputs(trainer), count)
+            self._rows_advantages = torch.zeros(count, trainer.values.shape[1])
+        self._changed: Tensor | None = None
+        self._state: tuple[Any, ...] = ()
+
+    def begin(self, trainer: Any) -> None:
+        """After a rollout: every ratio is 1, every advantage is to be computed."""
+        trainer.ratio.fill_(1)
+        self.losses = defaultdict(float)
+        self._changed = None
 
     def advantages_of(self, trainer: Any) -> Tensor:
         """Advantages `[segments, horizon]` under the values and ratios of now, in memory that is used
         again."""
-        ratio = trainer.ratio
-        if self._valid is not None:
-            # Without weight a step's advantage is 0, and the trace ends there.
-            ratio = torch.mul(ratio, self._valid, out=self._ratio)
-        config = trainer.config
-        compute = importlib.import_module("pufferlib.pufferl").compute_puff_advantage
-        self.advantages = compute(
-            trainer.values, trainer.rewards, trainer.terminals, ratio, self.advantages, config["gamma"],
-            config["gae_lambda"], config["vtrace_rho_clip"], config["vtrace_c_clip"],
-        )  # fmt: skip
+        known = self._changed is not None and self._state == self._state_of(trainer)
+        if self._rows_plan is not None and self._changed is not None and known:
+            self._rows_plan.gather(self._inputs(trainer), self._changed)
+            advantages = self._compute(trainer, self._rows_plan.out, self._rows_advantages)
+            # torch sums a row in the same order, whatever rows there are beside it
+            scatter_([self.advantages, self._sums], self._changed, [advantages, advantages.abs().sum(dim=1)])
+        else:
+            self._compute(trainer, self._inputs(trainer), self.advantages)
+            # The sums are torch's: in another order their last bits would differ, and with them the rows
+            # drawn.
+            torch.sum(torch.abs(self.advantages, out=self._magnitudes), dim=1, out=self._sums)
         return self.advantages
 
     def minibatch(self, trainer: Any, alpha: float, beta: float) -> Minibatch:
         """Draws rows by their advantages, with torch's generator as PuffeRL does, and gathers them."""
-        # The sums are torch's: in another order their last bits would differ, and with them the rows drawn.
-        torch.abs(self.advantages, out=self._magnitudes)
-        priorities = torch.nan_to_num(self._magnitudes.sum(dim=1) ** alpha, 0, 0, 0)
+        priorities = torch.nan_to_num(self._sums**alpha, 0, 0, 0)
         probabilities = (priorities + 1e-6) / (priorities.sum() + 1e-6)
         rows = torch.multinomial(probabilities, trainer.minibatch_segments)
         weights = (trainer.segments * probabilities[rows, None]) ** -beta
@@ -94,6 +109,27 @@ class Training:
     def write_back(self, trainer: Any, rows: Tensor, ratio: Tensor, values: Tensor) -> None:
         """Ratios and values `[k, T]` of a minibatch into the rollout."""
         scatter_([trainer.ratio, trainer.values], rows, [ratio, values])
+        self._changed, self._state = rows, self._state_of(trainer)
+
+    def _compute(self, trainer: Any, inputs: dict[Any, Tensor], out: Tensor) -> Tensor:
+        ratio = inputs["ratio"]
+        if "valid" in inputs:
+            # Without weight a step's advantage is 0, and the trace ends there.
+            ratio = torch.mul(ratio, inputs["valid"], out=self._ratio[: len(ratio)])
+        compute = importlib.import_module("pufferlib.pufferl").compute_puff_advantage
+        advantages: Tensor = compute(
+            inputs["values"], inputs["rewards"], inputs["terminals"], ratio, out, *_coefficients(trainer)
+        )
+        return advantages
+
+    def _state_of(self, trainer: Any) -> tuple[Any, ...]:
+        """Changes when somebody else writes into what advantages are computed from."""
+        inputs = self._inputs(trainer).values()
+        return (*_coefficients(trainer), *((id(x), x._version) for x in inputs))
+
+    def _inputs(self, trainer: Any) -> dict[Any, Tensor]:
+        inputs = {name: getattr(trainer, name) for name in ("values", "rewards", "terminals", "ratio")}
+        return inputs if self._valid is None else inputs | {"valid": self._valid}
 
     def explained_variance(self, values: Tensor) -> float:
         """Of the values after the updates, by the advantages before the last of them; NaN where returns do
@@ -119,8 +155,8 @@ def train(trainer: Any, training: Training) -> Any:
     count = trainer.total_minibatches
     alpha, beta0 = config["prio_alpha"], config["prio_beta0"]
     beta = beta0 + (1 - beta0) * alpha * trainer.epoch / trainer.total_epochs
-    losses = training.losses = defaultdict(float)
-    trainer.ratio.fill_(1)
+    training.begin(trainer)
+    losses = training.losses
     for number in range(count):
         profile("train_misc", epoch, nest=True)
         trainer.amp_context.__enter__()  # as PuffeRL does, which never leaves it
@@ -200,6 +236,11 @@ def _losses(
         "importance": mean(ratio),
     }
     return told, loss
+
+
+def _coefficients(trainer: Any) -> tuple[float, ...]:
+    names = ("gamma", "gae_lambda", "vtrace_rho_clip", "vtrace_c_clip")
+    return tuple(trainer.config[name] for name in names)
 
 
 def _mean(x: Tensor, valid: Tensor | None) -> Tensor:
