@@ -82,6 +82,8 @@ class Subject(ABC):
 JOBS: dict[str, tuple[str, ...]] = {
     "sb3": ("64 agents", "1024 agents"),
     "pufferlib": ("64 agents", "1024 agents", "4096 agents"),
+    "rsl_rl": ("64 agents", "1024 agents", "4096 agents", "1024 agents, recurrent"),
+    "cleanrl": ("8 agents", "64 agents", "1024 agents"),
 }
 
 

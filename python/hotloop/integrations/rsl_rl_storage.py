@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,8 @@ class Storage:
         with torch.inference_mode(False):
             self.advantages = torch.zeros(self.horizon, self.agents, 1)
         self._cursors = RowCursors(self.agents, self.agents, self.horizon)
-        self._stored: list[Tensor] = []
+        self._held: tuple[Any, ...] = ()
+        self._names: tuple[str, ...] = ()
         self._store: StorePlan | None = None
         self._batches: tuple[Any, list[GatherPlan]] = (None, [])
         self._padded: dict[str, Tensor] = {}
@@ -55,27 +57,29 @@ class Storage:
             raise OverflowError(
                 "Rollout buffer overflow! You should call clear() before adding new transitions."
             )
+        learns = storage.training_type == "rl"
+        if learns and storage.distribution_params is None:
+            storage.distribution_params = tuple(
+                torch.zeros(self.horizon, *p.shape) for p in transition.distribution_params
+            )
+        plan = self._plan_of(storage)
         observations = transition.observations
-        if observations.keys() != storage.observations.keys():
+        if tuple(observations.keys()) == self._names:
+            step = [*observations.values()]
+        elif set(observations.keys()) == set(self._names):
+            step = [observations[name] for name in self._names]
+        else:
             raise KeyError(
-                f"hotloop.integrations.rsl_rl: observations must have {sorted(storage.observations.keys())}, "
+                f"hotloop.integrations.rsl_rl: observations must have {sorted(self._names)}, "
                 f"got {sorted(observations.keys())}"
             )
-        step = [observations[name] for name in storage.observations.keys()]  # noqa: SIM118
-        step += [transition.actions, transition.rewards.view(-1, 1), transition.dones.view(-1, 1)]
-        if storage.training_type == "distillation":
+        step += (transition.actions, transition.rewards.view(-1, 1), transition.dones.view(-1, 1))
+        if learns:
+            step += (transition.values, transition.actions_log_prob.view(-1, 1))
+            step += transition.distribution_params
+        else:
             step.append(transition.privileged_actions)
-        if storage.training_type == "rl":
-            if storage.distribution_params is None:
-                storage.distribution_params = tuple(
-                    torch.zeros(self.horizon, *p.shape) for p in transition.distribution_params
-                )
-            step += [
-                transition.values,
-                transition.actions_log_prob.view(-1, 1),
-                *transition.distribution_params,
-            ]
-        self._plan_of(storage).store(step, 0, self.agents)
+        plan.store(step, 0, self.agents)
         storage._save_hidden_states(transition.hidden_states)
         storage.step += 1
 
@@ -136,14 +140,17 @@ class Storage:
                 )  # fmt: skip
 
     def _plan_of(self, storage: Any) -> StorePlan:
-        stored = [*storage.observations.values(), storage.actions, storage.rewards, storage.dones]
-        if storage.training_type == "distillation":
-            stored.append(storage.privileged_actions)
-        if storage.training_type == "rl":
-            stored += [storage.values, storage.actions_log_prob, *storage.distribution_params]
-        if self._store is None or any(a is not b for a, b in zip(stored, self._stored, strict=True)):
+        learns = storage.training_type == "rl"
+        held = (
+            storage.observations, storage.actions, storage.rewards, storage.dones,
+            *((storage.values, storage.actions_log_prob, storage.distribution_params) if learns else ()),
+        )  # fmt: skip
+        if self._store is None or any(map(operator.is_not, held, self._held)):
+            stored = [*storage.observations.values(), *held[1:4]]
+            stored += [*held[4:6], *held[6]] if learns else [storage.privileged_actions]
             views = {str(i): leaf.transpose(0, 1) for i, leaf in enumerate(stored)}
-            self._store, self._stored = StorePlan(views, tuple(views), self._cursors), stored
+            self._store, self._held = StorePlan(views, tuple(views), self._cursors), held
+            self._names = tuple(storage.observations.keys())
             self._cursors.reset()
         if self._cursors.position(0) != storage.step:
             self._cursors.positions.fill_(storage.step)
