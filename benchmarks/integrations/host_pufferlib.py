@@ -24,7 +24,9 @@ def make(job: str, *, hotloop: bool, quick: bool, seed: int) -> Subject:
     # PufferLib's own sizes: horizon 64, minibatches of 8192 steps where there are as many
     minibatches = max(4, agents * 64 // 8192)
     shape = dataclasses.replace(JOBS["E3"], agents=agents, horizon=64, minibatches=minibatches)
-    return PufferSubject(shape.quick() if quick else shape, seed)
+    if quick:
+        shape = dataclasses.replace(shape.quick(), minibatches=4)
+    return PufferSubject(shape, seed)
 
 
 class PufferSubject(Subject):
