@@ -287,6 +287,49 @@ def test_time_outs_are_exact_when_final_observations_are_given(setup: dict[str, 
     torch.testing.assert_close(told["returns"].squeeze(-1)[ended], returns[ended])
 
 
+@pytest.mark.parametrize("setup", [{}, LSTM], ids=str)
+def test_exact_time_outs_change_nothing_but_rewards(setup: dict[str, Any]) -> None:
+    expected = run(runner(environments=Environments(final=True), **setup), 1)[0]
+    ours.install(final_observations="final")
+    found = run(runner(environments=Environments(final=True), **setup), 1)[0]
+    for name in ("actions", "values", "actions_log_prob", "dones", "obs/policy"):
+        assert torch.equal(found[name], expected[name]), name
+    changed = (found["rewards"] != expected["rewards"]) & (found["dones"] == 0)
+    assert not torch.equal(found["rewards"], expected["rewards"])
+    assert not changed.any()
+
+
+def test_a_rollout_may_change_sides_in_its_middle_and_begin_anew() -> None:
+    def filled(switch: int | None, clear: int | None) -> Any:
+        torch.manual_seed(1)
+        storage = RolloutStorage("rl", 4, 6, TensorDict({"policy": torch.zeros(4, 3)}, batch_size=[4]), [2])
+        while storage.step < 6:
+            if storage.step == switch:
+                ours.install()
+            if storage.step == clear:
+                storage.clear()
+                clear = None
+            step = RolloutStorage.Transition()
+            step.observations = TensorDict({"policy": torch.randn(4, 3)}, batch_size=[4])
+            step.actions, step.distribution_params = torch.randn(4, 2), (torch.randn(4, 2), torch.rand(4, 2))
+            step.rewards, step.dones, step.values = (
+                torch.randn(4),
+                torch.tensor([0, 1, 0, 0]),
+                torch.randn(4, 1),
+            )
+            step.actions_log_prob = torch.randn(4)
+            storage.add_transition(step)
+        ours.uninstall()
+        return storage
+
+    for clear in (None, 4):
+        expected, found = filled(None, clear), filled(2, clear)
+        for name in ("rewards", "dones", "actions", "values", "actions_log_prob"):
+            assert torch.equal(getattr(found, name), getattr(expected, name)), (clear, name)
+        assert torch.equal(found.observations["policy"], expected.observations["policy"])
+        assert all(map(torch.equal, found.distribution_params, expected.distribution_params))
+
+
 def test_without_final_observations_time_outs_are_the_hosts() -> None:
     expected = run(runner())
     ours.install(final_observations="final")  # which these environments do not give

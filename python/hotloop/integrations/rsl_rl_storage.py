@@ -117,7 +117,7 @@ class Storage:
         batch_type = _batch_type()
         size = self.agents // num_mini_batches
         episodes = Episodes(storage.dones)
-        padded = self._pad(storage, episodes, copy)
+        padded = self._pad(storage, episodes)
         leaves = {name: leaf for name, leaf in _leaves(storage).items() if not name.startswith("obs/")}
         parts: list[tuple[Any, ...]] = []
         for epoch in range(num_epochs):
@@ -163,12 +163,12 @@ class Storage:
             self._batches = key, [GatherPlan.allocate(wanted, size) for _ in range(count)]
         return self._batches[1]
 
-    def _pad(self, storage: Any, episodes: Episodes, copy: bool) -> Any:
+    def _pad(self, storage: Any, episodes: Episodes) -> Any:
         """Observations `[T, episodes]`, zeros after an episode's end."""
         rows, padded = self.horizon * episodes.count, {}
         for name, leaf in storage.observations.items():
             known = self._padded.get(name)
-            if copy or known is None or len(known) < rows or known.dtype != leaf.dtype:
+            if known is None or len(known) < rows or known.dtype != leaf.dtype:
                 known = self._padded[name] = leaf.new_empty(rows, *leaf.shape[2:])
             padded[name] = known[:rows].zero_()
         sources = [leaf.flatten(0, 1) for leaf in storage.observations.values()]
