@@ -216,6 +216,26 @@ def test_in_bfloat16_too() -> None:
     assert_equal(run(trainer(precision="bfloat16")), expected)
 
 
+def test_the_phases_of_the_dashboard_are_the_hosts() -> None:
+    def phases() -> list[Any]:
+        made, told = trainer(), []
+
+        class Profile(pufferl.Profile):  # type: ignore[misc]
+            def __call__(self, name: str, epoch: int, nest: bool = False) -> None:
+                told.append((name, epoch, nest))
+
+            def end(self) -> None:
+                told.append("end")
+
+        made.profile = Profile()
+        run(made, epochs=2)
+        return told
+
+    expected = phases()
+    ours.install()
+    assert phases() == expected
+
+
 def test_what_is_patched_is_put_back() -> None:
     before = [dict(vars(owner)) for owner in (pufferl, pufferl.PuffeRL)]
     ours.install()

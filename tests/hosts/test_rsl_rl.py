@@ -330,6 +330,23 @@ def test_a_rollout_may_change_sides_in_its_middle_and_begin_anew() -> None:
         assert all(map(torch.equal, found.distribution_params, expected.distribution_params))
 
 
+def test_memory_that_is_kept_does_not_depend_on_inference_mode() -> None:
+    ours.install()
+    made = runner(**LSTM)
+    made.learn(1)  # begins under inference mode
+    storage = made.alg.storage
+    with torch.inference_mode():
+        for _ in range(STEPS):
+            made.alg.act(made.env.seen)
+            made.alg.process_env_step(*made.env.step(torch.zeros(AGENTS, 2)))
+        made.alg.compute_returns(made.env.seen)
+        list(storage.recurrent_mini_batch_generator(2, 1))
+    held = ours._WORK[storage]
+    kept = [held.advantages, held._cursors.rows, held._cursors.positions, *held._padded.values()]
+    assert not any(tensor.is_inference() for tensor in kept)
+    made.alg.update()  # and goes on outside of it
+
+
 def test_without_final_observations_time_outs_are_the_hosts() -> None:
     expected = run(runner())
     ours.install(final_observations="final")  # which these environments do not give

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hotloop.ops import GatherPlan, RowCursors, StorePlan, gather, scatter_
+from hotloop.ops._memory import empty_buffer
 
 # fields of a batch by attribute of the storage
 _FIELDS = {
@@ -42,9 +43,10 @@ class Storage:
                 f"{str(storage.device)!r}; hotloop.integrations.rsl_rl.uninstall() puts its own code back"
             )
         self.horizon, self.agents = storage.num_transitions_per_env, storage.num_envs
+        # The runner stores under inference mode and trains outside of it: what is kept belongs to neither.
         with torch.inference_mode(False):
             self.advantages = torch.zeros(self.horizon, self.agents, 1)
-        self._cursors = RowCursors(self.agents, self.agents, self.horizon)
+            self._cursors = RowCursors(self.agents, self.agents, self.horizon)
         self._held: tuple[Any, ...] = ()
         self._names: tuple[str, ...] = ()
         self._store: StorePlan | None = None
@@ -169,7 +171,7 @@ class Storage:
         for name, leaf in storage.observations.items():
             known = self._padded.get(name)
             if known is None or len(known) < rows or known.dtype != leaf.dtype:
-                known = self._padded[name] = leaf.new_empty(rows, *leaf.shape[2:])
+                known = self._padded[name] = empty_buffer((rows, *leaf.shape[2:]), leaf.dtype)
             padded[name] = known[:rows].zero_()
         sources = [leaf.flatten(0, 1) for leaf in storage.observations.values()]
         scatter_(list(padded.values()), episodes.places, sources)
