@@ -56,6 +56,7 @@ class Rollout:
 
     def __init__(self, trainer: Any, options: Options) -> None:
         self.options = options
+        self._plain = options == Options()
         self.segments, self.horizon = trainer.values.shape
         self.valid: Tensor | None = None
         if options.fillers:
