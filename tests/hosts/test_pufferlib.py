@@ -417,12 +417,13 @@ def test_masked_steps_count_for_nothing() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_an_epoch_in_which_nothing_counts_leaves_no_nan() -> None:
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_epoch_in_which_next_to_nothing_counts_leaves_no_nan(count: int) -> None:
     ours.install(masks=True)
-    made = trainer(slices=1)
+    made = trainer(slices=1, minibatch_size=32, max_minibatch_size=32)
     recv = made.vecenv.recv
-    made.vecenv.recv = lambda: (*recv()[:7], np.zeros(4, bool))
+    made.vecenv.recv = lambda: (*recv()[:7], (np.arange(4) < count) & (made.vecenv.turn == 2))
     made.evaluate()
     made.train()
-    assert made.global_step == 0
+    assert made.global_step == count
     assert all(bool(p.isfinite().all()) for p in made.policy.parameters())
