@@ -90,6 +90,9 @@ JOBS: dict[str, tuple[str, ...]] = {
         "head, 1024 agents, LSTM",
     ),
     "sb3": ("64 agents", "1024 agents"),
+    "pufferlib": ("64 agents", "1024 agents", "4096 agents"),
+    "rsl_rl": ("64 agents", "1024 agents", "4096 agents", "1024 agents, recurrent"),
+    "cleanrl": ("8 agents", "64 agents", "1024 agents"),
 }
 
 

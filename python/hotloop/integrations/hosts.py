@@ -82,7 +82,7 @@ HOSTS: tuple[Host, ...] = (
         "pufferlib",
         "pufferlib-core",
         ("3.0.23",),
-        "PuffeRL's advantages, prioritised sampling and gather, storage",
+        "PuffeRL: storage, advantages, prioritised minibatches",
         "hotloop.integrations.pufferlib.install()",
     ),
     Host(
@@ -106,7 +106,7 @@ HOSTS: tuple[Host, ...] = (
         "rsl_rl",
         "rsl-rl-lib",
         ("5.5.1",),
-        "returns and minibatch generators",
+        "storage, returns, minibatch generators",
         "hotloop.integrations.rsl_rl.install()",
     ),
     Host(
