@@ -81,6 +81,7 @@ NEEDS_EXTRAS = (
     "hotloop.envs.gymnasium",
     "hotloop.envs.mettagrid",
     "hotloop.envs.pufferlib_make",
+    "hotloop.integrations.sb3",
 )
 
 

@@ -90,7 +90,7 @@ HOSTS: tuple[Host, ...] = (
         "stable_baselines3",
         "stable-baselines3",
         ("2.9.2",),
-        "RolloutBuffer and DictRolloutBuffer",
+        "RolloutBuffer and DictRolloutBuffer: add, compute_returns_and_advantage, get",
         "PPO(..., rollout_buffer_class=hotloop.integrations.sb3.HotRolloutBuffer)",
     ),
     Host(
