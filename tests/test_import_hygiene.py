@@ -82,6 +82,7 @@ NEEDS_EXTRAS = (
     "hotloop.envs.mettagrid",
     "hotloop.envs.pufferlib_make",
     "hotloop.integrations.sb3",
+    "hotloop.integrations.torchrl",
 )
 
 
