@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FunctionType
@@ -23,6 +23,7 @@ from torchrl.objectives.value import GAE, advantages, functional
 from hotloop.integrations import torchrl_estimators
 from hotloop.integrations.hosts import find_host
 from hotloop.integrations.patches import Patches, installed
+from hotloop.integrations.stand_in import Function, stand_in
 from hotloop.integrations.verify import Verifier
 
 __all__ = [
@@ -35,51 +36,26 @@ __all__ = [
     "vtrace_advantage_estimate",
 ]
 
-Estimator = Callable[..., Any]
-
 # The host's functions, and ours that stand in for them.
-_NATIVE: Mapping[str, Estimator] = {
+_NATIVE: Mapping[str, Function] = {
     "generalized_advantage_estimate": torchrl_estimators.gae,
     "vec_generalized_advantage_estimate": torchrl_estimators.gae,
     "vec_td_lambda_return_estimate": torchrl_estimators.td_lambda_return,
     "vtrace_advantage_estimate": torchrl_estimators.vtrace,
 }
-_RESULTS = {
-    "generalized_advantage_estimate": ("advantage", "value_target"),
-    "vec_generalized_advantage_estimate": ("advantage", "value_target"),
-    "vec_td_lambda_return_estimate": ("return",),
-    "vtrace_advantage_estimate": ("advantage", "value_target"),
-}
-# The vectorised functions of the host sum in another order and leave out small terms; of the largest result.
+# The vectorised functions of the host sum in another order and leave out small terms.
 _TOLERANCE = 1e-5
 _VERIFIER: ContextVar[Verifier | None] = ContextVar("hotloop.integrations.torchrl", default=None)
 
 
-def _estimator(name: str, verifier: Verifier | None = None) -> Estimator:
-    """A function with the signature of the host's: ours, and the host's for calls that ours does not do."""
-    host, native = getattr(functional, name), _NATIVE[name]
-
-    @functools.wraps(host)
-    def estimate(*args: Any, **kwargs: Any) -> Any:
-        ours = native(*args, **kwargs)
-        if ours is None:
-            return host(*args, **kwargs)
-        checking = verifier or _VERIFIER.get()
-        if checking is not None and checking.due():
-            _compare(checking, name, ours, host(*args, **kwargs))
-        return ours
-
-    return estimate
-
-
-def _compare(verifier: Verifier, name: str, *results: Any) -> None:
-    ours, theirs = (
-        dict(zip(_RESULTS[name], each if isinstance(each, tuple) else (each,), strict=True))
-        for each in results
+def _estimator(name: str, verifier: Verifier | None = None) -> Function:
+    return stand_in(
+        getattr(functional, name),
+        _NATIVE[name],
+        ("return",) if "return" in name else ("advantage", "value_target"),
+        lambda: verifier or _VERIFIER.get(),
+        _TOLERANCE,
     )
-    for key, wanted in theirs.items():
-        largest = max(1.0, float(wanted.nan_to_num(0.0, 0.0, 0.0).abs().max()))
-        verifier.compare(name, {key: ours[key]}, {key: wanted}, atol=_TOLERANCE * largest)
 
 
 generalized_advantage_estimate = _estimator("generalized_advantage_estimate")
