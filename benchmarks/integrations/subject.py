@@ -80,7 +80,11 @@ class Subject(ABC):
 
 # Jobs of each host, small to large; its module has `make(job, *, hotloop, quick, seed) -> Subject`.
 JOBS: dict[str, tuple[str, ...]] = {
-    "sb3": ("64 agents", "1024 agents"),
+    "sb3": ("8 agents", "64 agents", "1024 agents"),
+    "torchrl": ("64 agents", "1024 agents", "1024 agents, vectorized"),
+    "skrl": ("64 agents", "1024 agents"),
+    "rl_games": ("64 agents", "1024 agents"),
+    "tianshou": ("64 agents", "1024 agents"),
 }
 
 
