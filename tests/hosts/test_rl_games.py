@@ -177,10 +177,9 @@ def test_a_factor_off_by_one_unit_stays_within_1e_5() -> None:
     [
         {"mb_rewards": torch.ones(20, 5, 1, dtype=torch.float64)},
         {"mb_extrinsic_values": torch.ones(20, 5, 1, requires_grad=True)},
-        {"mb_fdones": torch.full((20, 5), 0.5)},
         {"mb_rewards": torch.ones(20, 1, 1)},
     ],
-    ids=["dtypes", "gradient", "half a done", "broadcast"],
+    ids=["dtypes", "gradient", "broadcast"],
 )
 def test_calls_that_are_the_hosts(change: dict[str, Any]) -> None:
     given = arguments() | change

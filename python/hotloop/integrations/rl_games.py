@@ -68,7 +68,7 @@ def _discount_values(
     mb_masks: Tensor | None = None,
 ) -> Tensor | None:
     """Advantages `[T, N, k]`; None for a call that is rl_games': tensors of another device than the CPU, of
-    several dtypes or shapes, or that require grad, and flags other than 0 and 1.
+    several dtypes or shapes, or that require grad. Flags count as 0 and 1.
 
     Args:
         agent: has `gamma`, `tau` (lambda) and `horizon_length`, T.
@@ -91,8 +91,6 @@ def _discount_values(
     if not all(shapes.values()) or agent.horizon_length != steps or not rewards.numel():
         return None
     if not (0.0 <= gamma <= 1.0 and 0.0 <= tau <= 1.0):
-        return None
-    if any(bool(((each != 0) & (each != 1)).any()) for each in flags):
         return None
     advantages, _ = ops.gae(
         rewards.reshape(steps, -1),

@@ -92,7 +92,6 @@ def _compute_gae(
         return None
     # skrl multiplies gamma by flags, which rounds it to torch's default dtype
     gamma, steps = float(torch.as_tensor(discount_factor)), (len(rewards), -1)
-    summary = torch.empty(6, dtype=torch.float64)
     advantages, returns = ops.gae(
         rewards.reshape(steps),
         values.reshape(steps),
@@ -101,14 +100,11 @@ def _compute_gae(
         gamma=gamma,
         gae_lambda=lambda_coefficient,
         time_major=True,
-        summary=summary,
     )
-    count, mean, squares, not_finite = summary[:4].tolist()
-    if not_finite or count < 2:
-        mean, deviation = float(advantages.mean()), float(advantages.std())
-    else:
-        deviation = math.sqrt(squares / (count - 1))
-    advantages.sub_(mean).div_(deviation + _EPSILON)
+    flat = advantages.view(-1)
+    flat.sub_(flat.mean())
+    deviation = math.sqrt(float(flat.dot(flat)) / (len(flat) - 1)) if len(flat) > 1 else math.nan
+    flat.div_(deviation + _EPSILON)
     return returns.view(values.shape), advantages.view(rewards.shape)
 
 

@@ -28,7 +28,7 @@ __all__ = ["install", "uninstall"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-MIN_STEPS = 1 << 14  # below, numba's loop was as fast or faster
+MIN_STEPS = 1 << 16  # below, numba's loop was as fast or faster
 MIN_ROWS = 8  # as many run side by side at least
 
 _ROWS: ContextVar[int] = ContextVar("hotloop.integrations.tianshou", default=1)
