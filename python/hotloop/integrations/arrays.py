@@ -1,18 +1,23 @@
-"""numpy arrays of hosts: memory that is used again."""
+"""Memory of results that is used again."""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 ALIGNMENT = 64  # bytes, as torch allocates: results of its matrix products may depend on it
 
 
+_DTYPES = {torch.bool: np.bool_, torch.float32: np.float32, torch.float64: np.float64}
 _KEPT = 3  # arrays of one name: the last minibatch may be held while the next one is made
 
 
@@ -22,6 +27,7 @@ class ArrayPool:
 
     def __init__(self) -> None:
         self._kept: dict[str, list[tuple[Array, Array]]] = {}  # memory, and the array in it
+        self._lock = Lock()  # two threads must not find the same array free
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array of this shape and dtype, aligned, with whatever is in it."""
@@ -31,8 +37,18 @@ class ArrayPool:
         """The same, all zero."""
         return self._array(name, shape, np.dtype(dtype), zero=True)
 
+    def tensor(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor (bool or floating) with whatever is in it."""
+        return torch.from_numpy(self.empty(name, tuple(shape), _DTYPES[dtype]))
+
     def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], zero: bool) -> Array:
-        kept = self._kept.setdefault(name, [])
+        with self._lock:
+            return self._find(self._kept.setdefault(name, []), shape, dtype, zero)
+
+    @staticmethod
+    def _find(
+        kept: list[tuple[Array, Array]], shape: tuple[int, ...], dtype: np.dtype[Any], zero: bool
+    ) -> Array:
         for at in range(len(kept)):
             if kept[at][1].shape == shape and kept[at][1].dtype == dtype and _references(kept, at) == _ALONE:
                 array = kept[at][1]

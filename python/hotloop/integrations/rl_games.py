@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.integrations.arrays import ArrayPool
 from hotloop.integrations.decay import matching_lambda
 from hotloop.integrations.hosts import find_host
 from hotloop.integrations.patches import Patches, installed
@@ -24,6 +25,7 @@ from hotloop.integrations.verify import Verifier
 __all__ = ["install", "uninstall"]
 
 _TOLERANCE = 1e-5
+_POOL = ArrayPool()
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -92,15 +94,23 @@ def _discount_values(
         return None
     if not (0.0 <= gamma <= 1.0 and 0.0 <= tau <= 1.0):
         return None
+    # rl_games' flags came with the observations, hotloop's come with the actions before them
+    ends = _POOL.tensor("ends", mb_fdones.shape, mb_fdones.dtype)
+    ends[:-1], ends[-1] = mb_fdones[1:], fdones
+    matrix = (steps, count * width)
     advantages, _ = ops.gae(
-        rewards.reshape(steps, -1),
-        values.reshape(steps, -1),
-        _columns(torch.cat([mb_fdones[1:], fdones[None]]), width),
+        rewards.reshape(matrix),
+        values.reshape(matrix),
+        _columns(ends, width),
         last_values=last_extrinsic_values.reshape(-1),
         valid=None if mb_masks is None else _columns(mb_masks, width),
         gamma=gamma,
         gae_lambda=matching_lambda(gamma, tau, _DTYPES[rewards.dtype]),
         time_major=True,
+        out=(
+            _POOL.tensor("advantages", matrix, rewards.dtype),
+            _POOL.tensor("returns", matrix, rewards.dtype),
+        ),
     )
     return advantages.view(rewards.shape)
 

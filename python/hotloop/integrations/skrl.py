@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.integrations.arrays import ArrayPool
 from hotloop.integrations.hosts import find_host
 from hotloop.integrations.patches import Patches, installed
 from hotloop.integrations.stand_in import stand_in
@@ -32,6 +33,7 @@ _MODULES = (
 )  # fmt: skip
 _EPSILON = 1e-8  # skrl's, added to the standard deviation
 _TOLERANCE = 1e-5
+_POOL = ArrayPool()
 
 
 def install(force: bool = False, verify: bool | int = False) -> None:
@@ -91,7 +93,7 @@ def _compute_gae(
     if not (0.0 <= discount_factor <= 1.0 and 0.0 <= lambda_coefficient <= 1.0):
         return None
     # skrl multiplies gamma by flags, which rounds it to torch's default dtype
-    gamma, steps = float(torch.as_tensor(discount_factor)), (len(rewards), -1)
+    gamma, steps = float(torch.as_tensor(discount_factor)), (len(rewards), rewards[0].numel())
     advantages, returns = ops.gae(
         rewards.reshape(steps),
         values.reshape(steps),
@@ -100,6 +102,10 @@ def _compute_gae(
         gamma=gamma,
         gae_lambda=lambda_coefficient,
         time_major=True,
+        out=(
+            _POOL.tensor("advantages", steps, rewards.dtype),
+            _POOL.tensor("returns", steps, rewards.dtype),
+        ),
     )
     flat = advantages.view(-1)
     flat.sub_(flat.mean())

@@ -13,12 +13,13 @@ from __future__ import annotations
 import functools
 import importlib
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
 from hotloop import ops
+from hotloop.integrations.arrays import Array, ArrayPool
 from hotloop.integrations.hosts import find_host
 from hotloop.integrations.patches import Patches, installed
 from hotloop.integrations.stand_in import stand_in
@@ -26,11 +27,10 @@ from hotloop.integrations.verify import Verifier
 
 __all__ = ["install", "uninstall"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
-
 MIN_STEPS = 1 << 16  # below, numba's loop was as fast or faster
 MIN_ROWS = 8  # as many run side by side at least
 
+_POOL = ArrayPool()
 _ROWS: ContextVar[int] = ContextVar("hotloop.integrations.tianshou", default=1)
 
 
@@ -98,14 +98,16 @@ def _gae(
     if not ends[:, -1].all():  # rows of several lengths
         return None
     # as numba computes it: float64 whatever the values are
-    delta = np.multiply(v_s_, gamma, dtype=np.float64)
+    delta = _POOL.empty("delta", (total,), np.float64)
+    np.multiply(v_s_, gamma, out=delta, dtype=np.float64)
     delta += rew
     delta -= v_s
-    advantages = ops.discounted_return(
+    result = _POOL.empty("advantages", (total,), np.float64)
+    ops.discounted_return(
         torch.from_numpy(delta.reshape(rows, -1)),
         torch.from_numpy(ends),
         last_values=torch.zeros(rows, dtype=torch.float64),
         gamma=gamma * gae_lambda,
+        out=torch.from_numpy(result.reshape(rows, -1)),
     )
-    result: Array = advantages.numpy().reshape(-1)
     return result

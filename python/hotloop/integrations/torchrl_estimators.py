@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,11 +35,10 @@ def gae(
     floats = (state_value, next_state_value, reward)
     if not _native(floats, (done, terminated), (gamma, lmbda), time_dim) or not _discounts(gamma, lmbda):
         return None
-    values, ends = _rows(state_value, time_dim), _rows(terminated, time_dim)
-    delta = _one_step(_rows(reward, time_dim), ends, _rows(next_state_value, time_dim), _number(gamma))
-    delta.sub_(values)
-    advantage = _discounted(delta, _rows(done, time_dim), _number(lmbda * gamma))
-    advantage = _rows_like(advantage, reward, time_dim)
+    # reward + gamma * not_terminated * next_value - value
+    delta = _unless(terminated, reward.dtype).mul_(_number(gamma)).mul_(next_state_value)
+    delta.add_(reward).sub_(state_value)
+    advantage = _discounted(delta, done, _number(lmbda * gamma), time_dim)
     return advantage, advantage + state_value
 
 
@@ -59,13 +59,10 @@ def td_lambda_return(
     if not _native(floats, (done, terminated), (gamma, lmbda), time_dim) or not _discounts(gamma, lmbda):
         return None
     # reward + gamma * not_terminated * next_value, of which lambda is left to the trace where one goes on
-    step = next_state_value * _number(gamma)
-    step.masked_fill_(terminated, 0.0)
-    kept = torch.where(done, 1.0, 1.0 - _number(lmbda)).to(step.dtype)
+    kept = _unless(done, reward.dtype).mul_(-_number(lmbda)).add_(1.0)
     kept.select(time_dim, -1).fill_(1.0)
-    step.mul_(kept).add_(reward)
-    returns = _discounted(_rows(step, time_dim), _rows(done, time_dim), _number(gamma * lmbda))
-    return _rows_like(returns, reward, time_dim)
+    step = _unless(terminated, reward.dtype).mul_(next_state_value).mul_(_number(gamma)).mul_(kept)
+    return _discounted(step.add_(reward), done, _number(gamma * lmbda), time_dim)
 
 
 def vtrace(
@@ -86,28 +83,20 @@ def vtrace(
     floats = (state_value, next_state_value, reward, log_pi, log_mu)
     if not _native(floats, (done, terminated), (gamma, rho_thresh, c_thresh), time_dim):
         return None
-    if not _discounts(gamma) or not (_number(rho_thresh) >= 0.0 and _number(c_thresh) >= 0.0):
-        return None
     discount = _number(gamma)
-    values, following, rewards, ends, cuts = (
-        _rows(each, time_dim) for each in (state_value, next_state_value, reward, terminated, done)
-    )
-    ratio = _rows(log_pi - log_mu, time_dim).exp_()
+    discounts = _unless(terminated, reward.dtype).mul_(discount)
+    ratio = (log_pi - log_mu).exp_()
     rho = ratio.clamp_max(_number(rho_thresh))
-    delta = _one_step(rewards, ends, following, discount).sub_(values)
-    nothing, none = values.new_zeros(1).expand(values.shape), values.new_zeros(len(values))
-    excess, _ = ops.vtrace(
-        delta, nothing, cuts, importance=ratio, last_values=none, gamma=discount,
-        rho_clip=_number(rho_thresh), c_clip=_number(c_thresh),
-    )  # fmt: skip
-    targets = excess.add_(values)
+    delta = (discounts * next_state_value).add_(reward).sub_(state_value).mul_(rho)
+    trace = _unless(done, reward.dtype).mul_(discount).mul_(ratio.clamp_max_(_number(c_thresh)))
+    excess = ops.reverse_scan(_rows(trace, time_dim), _rows(delta, time_dim))
+    targets = _rows_like(excess, reward, time_dim).add_(state_value)
     # What follows a step is the next target, but where an episode or the row ends its own next value.
-    advantages = ops.td_lambda(
-        rewards, targets, ends, cuts & ~ends, last_values=following[:, -1], truncation_values=following,
-        gamma=discount, gae_lambda=0.0,
-    )  # fmt: skip
-    advantages.sub_(values).mul_(rho)
-    return _rows_like(advantages, reward, time_dim), _rows_like(targets, reward, time_dim)
+    following, steps = next_state_value.clone(), reward.shape[time_dim] - 1
+    inside, after = following.narrow(time_dim, 0, steps), targets.narrow(time_dim, 1, steps)
+    np.copyto(inside.numpy(), after.numpy(), where=~done.narrow(time_dim, 0, steps).numpy())
+    advantages = following.mul_(discounts).add_(reward).sub_(state_value).mul_(rho)
+    return advantages, targets
 
 
 def _native(
@@ -154,15 +143,15 @@ def _rows_like(rows: Tensor, like: Tensor, time_dim: int) -> Tensor:
     return shaped if like.ndim < 2 or like.shape[-1] == 1 else shaped.contiguous()
 
 
-def _one_step(rewards: Tensor, ends: Tensor, following: Tensor, discount: float) -> Tensor:
-    """`rewards + discount * following`, of rows; without what follows an end."""
-    nowhere = rewards.new_zeros(len(rewards))
-    return ops.td_lambda(
-        rewards, rewards, ends, ~ends, last_values=nowhere, truncation_values=following, gamma=discount,
-        gae_lambda=0.0,
-    )  # fmt: skip
+def _unless(flags: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a flag is set, 1 elsewhere. By way of bytes, which torch converts several times faster."""
+    return flags.logical_not().view(torch.uint8).to(dtype)
 
 
-def _discounted(rows: Tensor, cuts: Tensor, factor: float) -> Tensor:
-    """`y[t] = rows[t] + factor * y[t+1]`, but for where the trace is cut and at the end of the row."""
-    return ops.discounted_return(rows, cuts, last_values=rows.new_zeros(len(rows)), gamma=factor)
+def _discounted(steps: Tensor, done: Tensor, factor: float, time_dim: int) -> Tensor:
+    """`y[t] = steps[t] + factor * y[t+1]`, but for where the trace is cut and at the end of the row."""
+    rows = _rows(steps, time_dim)
+    summed = ops.discounted_return(
+        rows, _rows(done, time_dim), last_values=rows.new_zeros(len(rows)), gamma=factor
+    )
+    return _rows_like(summed, steps, time_dim)
