@@ -191,6 +191,15 @@ def test_calls_that_are_the_hosts(change: dict[str, Any]) -> None:
     assert_same({"": A2CBase.discount_values(agent(), **given)}, {"": theirs})
 
 
+def test_results_that_somebody_holds_are_never_written_again() -> None:
+    agents = [agent(gamma) for gamma in (0.9, 0.8, 0.7, 0.6, 0.5)]
+    theirs = [A2CBase.discount_values(each, **arguments()) for each in agents]
+    rl_games.install()
+    ours = [A2CBase.discount_values(each, **arguments())[1:] for each in agents]
+    for each, other in zip(ours, theirs, strict=True):
+        assert_same({"": each}, {"": other[1:]}, 1e-5)
+
+
 def test_bad_input_is_refused_by_the_host() -> None:
     rl_games.install()
     with pytest.raises(RuntimeError, match="must match the size"):

@@ -154,6 +154,15 @@ def test_calls_that_are_the_hosts(change: dict[str, Any]) -> None:
     assert_same(dict(enumerate(host.compute_gae(**given))), dict(enumerate(theirs)))
 
 
+def test_results_that_somebody_holds_are_never_written_again() -> None:
+    given = [arguments() | {"discount_factor": gamma} for gamma in (0.9, 0.8, 0.7, 0.6, 0.5)]
+    theirs = [host.compute_gae(**each) for each in given]
+    skrl.install()
+    ours = [host.compute_gae(**each) for each in given]
+    for each, other in zip(ours, theirs, strict=True):
+        assert_same(dict(enumerate(each)), dict(enumerate(other)), 1e-5)
+
+
 def test_not_a_number_gives_what_the_host_gives() -> None:
     given = arguments()
     given["rewards"][3, 2] = torch.nan

@@ -190,6 +190,14 @@ def test_bad_input_is_refused_by_the_host(rows: None) -> None:
         algorithm_base._gae(*given, 1)
 
 
+def test_results_that_somebody_holds_are_never_written_again(rows: None) -> None:
+    tianshou.install()
+    held = [algorithm_base._gae(*arguments(steps=30)[:4], gamma, 0.9) for gamma in (0.9, 0.8, 0.7, 0.6, 0.5)]
+    tianshou.uninstall()
+    for gamma, each in zip((0.9, 0.8, 0.7, 0.6, 0.5), held, strict=True):
+        assert_same({"": each}, {"": algorithm_base._gae(*arguments(steps=30)[:4], gamma, 0.9)})
+
+
 EXCHANGED = {
     ("tianshou.algorithm.algorithm_base", "_gae"),
     ("tianshou.algorithm.algorithm_base.Algorithm", "compute_episodic_return"),
@@ -213,7 +221,9 @@ def test_verify_catches_a_difference(rows: None, monkeypatch: pytest.MonkeyPatch
     tianshou.install(verify=2)
     algorithm_base._gae(*arguments())
     original = ops.discounted_return
-    monkeypatch.setattr(ops, "discounted_return", lambda *a, **k: original(*a, **k) * 1.0000001)
+    monkeypatch.setattr(
+        ops, "discounted_return", lambda *a, gamma, **k: original(*a, gamma=gamma * 0.999, **k)
+    )
     with pytest.raises(integrations.VerificationError, match="tianshou: _gae: advantage differs from the"):
         algorithm_base._gae(*arguments())
     algorithm_base._gae(*arguments())

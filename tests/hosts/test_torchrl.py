@@ -112,6 +112,15 @@ def test_any_discounts(name: str, factors: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("shape", [(5, 7, 1), (5, 7, 3)])
+def test_results_that_somebody_holds_are_never_written_again(name: str, shape: tuple[int, ...]) -> None:
+    given = [arguments(name, shape) | {"gamma": gamma} for gamma in (0.9, 0.8, 0.7, 0.6, 0.5)]
+    held = [getattr(torchrl, name)(**each) for each in given]
+    for ours, each in zip(held, given, strict=True):
+        assert_close(ours, getattr(functional, name)(**each), 0.0 if name in EXACT else 1e-5)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_long_row(name: str) -> None:
     given = arguments(name, (2, 3000, 1)) | {"gamma": 0.999}
     given["done"] &= False

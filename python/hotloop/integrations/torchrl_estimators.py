@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.integrations.arrays import ArrayPool
 
 Scalar: TypeAlias = "float | Tensor"
+
+_POOL = ArrayPool()
 
 
 def gae(
@@ -36,10 +39,12 @@ def gae(
     if not _native(floats, (done, terminated), (gamma, lmbda), time_dim) or not _discounts(gamma, lmbda):
         return None
     # reward + gamma * not_terminated * next_value - value
-    delta = _unless(terminated, reward.dtype).mul_(_number(gamma)).mul_(next_state_value)
+    delta = _unless(terminated, "delta", reward.dtype).mul_(_number(gamma)).mul_(next_state_value)
     delta.add_(reward).sub_(state_value)
-    advantage = _discounted(delta, done, _number(lmbda * gamma), time_dim)
-    return advantage, advantage + state_value
+    advantages = _discounted(delta, done, _number(lmbda * gamma), time_dim)
+    targets = _POOL.tensor("targets", advantages.shape, reward.dtype)
+    torch.add(advantages, _rows(state_value, time_dim), out=targets)
+    return _rows_like(advantages, reward, time_dim), _rows_like(targets, reward, time_dim)
 
 
 def td_lambda_return(
@@ -59,10 +64,11 @@ def td_lambda_return(
     if not _native(floats, (done, terminated), (gamma, lmbda), time_dim) or not _discounts(gamma, lmbda):
         return None
     # reward + gamma * not_terminated * next_value, of which lambda is left to the trace where one goes on
-    kept = _unless(done, reward.dtype).mul_(-_number(lmbda)).add_(1.0)
+    kept = _unless(done, "kept", reward.dtype).mul_(-_number(lmbda)).add_(1.0)
     kept.select(time_dim, -1).fill_(1.0)
-    step = _unless(terminated, reward.dtype).mul_(next_state_value).mul_(_number(gamma)).mul_(kept)
-    return _discounted(step.add_(reward), done, _number(gamma * lmbda), time_dim)
+    step = _unless(terminated, "step", reward.dtype).mul_(next_state_value).mul_(_number(gamma)).mul_(kept)
+    returns = _discounted(step.add_(reward), done, _number(gamma * lmbda), time_dim)
+    return _rows_like(returns, reward, time_dim)
 
 
 def vtrace(
@@ -84,15 +90,22 @@ def vtrace(
     if not _native(floats, (done, terminated), (gamma, rho_thresh, c_thresh), time_dim):
         return None
     discount = _number(gamma)
-    discounts = _unless(terminated, reward.dtype).mul_(discount)
-    ratio = (log_pi - log_mu).exp_()
-    rho = ratio.clamp_max(_number(rho_thresh))
-    delta = (discounts * next_state_value).add_(reward).sub_(state_value).mul_(rho)
-    trace = _unless(done, reward.dtype).mul_(discount).mul_(ratio.clamp_max_(_number(c_thresh)))
-    excess = ops.reverse_scan(_rows(trace, time_dim), _rows(delta, time_dim))
-    targets = _rows_like(excess, reward, time_dim).add_(state_value)
+    discounts = _unless(terminated, "discounts", reward.dtype).mul_(discount)
+    ratio, rho, delta, following = (
+        _POOL.tensor(name, reward.shape, reward.dtype) for name in ("ratio", "rho", "delta", "following")
+    )
+    torch.sub(log_pi, log_mu, out=ratio).exp_()
+    torch.clamp_max(ratio, _number(rho_thresh), out=rho)
+    torch.mul(discounts, next_state_value, out=delta).add_(reward).sub_(state_value).mul_(rho)
+    trace = _unless(done, "trace", reward.dtype).mul_(discount).mul_(ratio.clamp_max_(_number(c_thresh)))
+    rows = _rows(delta, time_dim)
+    excess = _POOL.tensor("excess", rows.shape, reward.dtype)
+    targets = _rows_like(ops.reverse_scan(_rows(trace, time_dim), rows, out=excess), reward, time_dim).add_(
+        state_value
+    )
     # What follows a step is the next target, but where an episode or the row ends its own next value.
-    following, steps = next_state_value.clone(), reward.shape[time_dim] - 1
+    following.copy_(next_state_value)
+    steps = reward.shape[time_dim] - 1
     inside, after = following.narrow(time_dim, 0, steps), targets.narrow(time_dim, 1, steps)
     np.copyto(inside.numpy(), after.numpy(), where=~done.narrow(time_dim, 0, steps).numpy())
     advantages = following.mul_(discounts).add_(reward).sub_(state_value).mul_(rho)
@@ -143,15 +156,15 @@ def _rows_like(rows: Tensor, like: Tensor, time_dim: int) -> Tensor:
     return shaped if like.ndim < 2 or like.shape[-1] == 1 else shaped.contiguous()
 
 
-def _unless(flags: Tensor, dtype: torch.dtype) -> Tensor:
+def _unless(flags: Tensor, name: str, dtype: torch.dtype) -> Tensor:
     """0 where a flag is set, 1 elsewhere. By way of bytes, which torch converts several times faster."""
-    return flags.logical_not().view(torch.uint8).to(dtype)
+    return _POOL.tensor(name, flags.shape, dtype).copy_(flags.logical_not().view(torch.uint8))
 
 
 def _discounted(steps: Tensor, done: Tensor, factor: float, time_dim: int) -> Tensor:
-    """`y[t] = steps[t] + factor * y[t+1]`, but for where the trace is cut and at the end of the row."""
+    """`y[t] = steps[t] + factor * y[t+1]`, but for where the trace is cut and at the end of the row; rows."""
     rows = _rows(steps, time_dim)
-    summed = ops.discounted_return(
-        rows, _rows(done, time_dim), last_values=rows.new_zeros(len(rows)), gamma=factor
-    )
-    return _rows_like(summed, steps, time_dim)
+    return ops.discounted_return(
+        rows, _rows(done, time_dim), last_values=rows.new_zeros(len(rows)), gamma=factor,
+        out=_POOL.tensor("discounted", rows.shape, rows.dtype),
+    )  # fmt: skip
