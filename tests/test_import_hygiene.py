@@ -84,6 +84,8 @@ NEEDS_EXTRAS = (
     "hotloop.envs.gymnasium",
     "hotloop.envs.mettagrid",
     "hotloop.envs.pufferlib_make",
+    "hotloop.integrations.sb3",
+    "hotloop.integrations.torchrl",
 )
 
 

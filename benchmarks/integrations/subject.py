@@ -89,10 +89,14 @@ JOBS: dict[str, tuple[str, ...]] = {
         "head, 1024 agents, prioritised",
         "head, 1024 agents, LSTM",
     ),
-    "sb3": ("64 agents", "1024 agents"),
     "pufferlib": ("64 agents", "1024 agents", "4096 agents"),
     "rsl_rl": ("64 agents", "1024 agents", "4096 agents", "1024 agents, recurrent"),
     "cleanrl": ("8 agents", "64 agents", "1024 agents"),
+    "sb3": ("8 agents", "64 agents", "1024 agents"),
+    "torchrl": ("64 agents", "1024 agents", "1024 agents, vectorized"),
+    "skrl": ("64 agents", "1024 agents"),
+    "rl_games": ("64 agents", "1024 agents"),
+    "tianshou": ("64 agents", "1024 agents"),
 }
 
 

@@ -90,7 +90,7 @@ HOSTS: tuple[Host, ...] = (
         "stable_baselines3",
         "stable-baselines3",
         ("2.9.2",),
-        "RolloutBuffer and DictRolloutBuffer",
+        "RolloutBuffer and DictRolloutBuffer: add, compute_returns_and_advantage, get",
         "PPO(..., rollout_buffer_class=hotloop.integrations.sb3.HotRolloutBuffer)",
     ),
     Host(
@@ -98,8 +98,8 @@ HOSTS: tuple[Host, ...] = (
         "torchrl",
         "torchrl",
         ("0.14.1",),
-        "GAE and the functions under it",
-        "hotloop.integrations.torchrl.HotGAE(...)",
+        "GAE and its functions, vec_td_lambda_return_estimate, vtrace_advantage_estimate",
+        "hotloop.integrations.torchrl.HotGAE(...), or hotloop.integrations.torchrl.install()",
     ),
     Host(
         "rsl_rl",
