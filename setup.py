@@ -134,6 +134,8 @@ class NinjaBuild(build_ext):
             link = ["/nologo", "/DLL", f'/LIBPATH:"{Path(sys.base_prefix) / "libs"}"', "/EXPORT:PyInit__core"]
         link += [*openmp, *SANITIZE_FLAGS, os.environ.get("LDFLAGS", "")]
         flags = [*FLAGS, *SANITIZE_FLAGS, *openmp, *defines, os.environ.get("CXXFLAGS", "")]
+        if not MSVC:  # a binary tells nothing of the folder where it was built
+            flags.insert(0, f"-ffile-prefix-map={ROOT.resolve()}=.")
         compile_command = "$cxx $flags $extra -MMD -MF $out.d -c $in -o $out"
         link_command = "$cxx $in $link -o $out"
         dependencies = ["  depfile = $out.d", "  deps = gcc"]
