@@ -36,5 +36,9 @@ def test_an_import_without_torch_says_what_is_missing(wheels: dict[str, Path], t
     minor = max(PYTHONS)
     environment = FreshEnvironment(PYTHONS[minor], tmp_path)
     environment.install("--no-deps", wheels[f"3{minor}"])
-    program = "import hotloop\ntry: from hotloop import _core\nexcept ImportError as error: print(error)"
-    assert environment.evaluate(program) == "No module named 'torch'"
+    program = (
+        "import hotloop\ntry: from hotloop import _core\n"
+        "except ImportError as error: print(error.__cause__ or error)\n"
+        "try: import hotloop.ops\nexcept ImportError as error: print(error)"
+    )
+    assert environment.evaluate(program).splitlines() == ["No module named 'torch'"] * 2
