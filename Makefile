@@ -18,7 +18,9 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench bench-loops bench-tests instructions lint format tidy coverage isa-check sanitize wheels test-wheels wheel-check peers \
+DOCS := .venv-docs
+
+.PHONY: help docs docs-serve train test bench bench-loops bench-tests instructions lint format tidy coverage isa-check sanitize wheels test-wheels wheel-check peers \
   test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -38,6 +40,7 @@ help:
 	@echo "make wheels       sdist and a wheel for each Python from 3.10 to 3.13 here, into dist/"
 	@echo "make test-wheels  install each of those into a fresh environment and use it  (PYTEST_ARGS=...)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
+	@echo "make docs         the documentation as a site, into build/site; make docs-serve shows it while it is edited"
 	@echo "make peers        install what tests marked peers compare with, and run those"
 	@echo "make test-peers   install each trainer that hotloop slips into beside .venv, train it with and without (HOSTS=...)"
 	@echo "make bench-integrations  the same, timed in turn                          (BENCH_ARGS=...)"
@@ -100,6 +103,18 @@ test-wheels: $(VENV)/.extra-test
 wheel-check: $(VENV)/.extra-test
 	$(BIN)/python tools/check_wheel.py
 
+# In an environment of its own: it reads the sources and needs neither torch nor a build.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+docs-serve: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve $(ARGS)
+
+$(DOCS)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install -q --disable-pip-version-check -r requirements/docs.txt
+	touch $@
+
 # Without their dependencies, see requirements/peers.txt. Of pufferlib-core, which pins another torch, the compiled
 # op alone is compared with.
 peers: $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.native
@@ -143,4 +158,4 @@ clean:
 	find python tests tools benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) .venv-hosts
+	rm -rf $(VENV) $(DOCS) .venv-hosts

@@ -4,8 +4,9 @@ The kernels listed in SIMD_KERNELS and AVX2_KERNELS are compiled once per instru
 that the processor has is picked at run time. No torch header is included and no torch library linked:
 building needs no torch.
 
-GCC is the compiler that is used and tested. clang builds without threads on Linux, since its OpenMP runtime would be a
-second one beside torch's; so do macOS and Windows. On Windows cl and link must be on the path (a developer prompt).
+GCC is the compiler that is used and tested. clang builds without threads on Linux, since its OpenMP runtime
+would be a second one beside torch's; so do macOS and Windows. On Windows cl and link must be on the path (a
+developer prompt).
 
 Environment: CXX, CXXFLAGS and LDFLAGS as everywhere;
 HOTLOOP_BUILD_DIR: where ninja keeps its objects, so that an editable install and later rebuilds share them;
@@ -79,7 +80,9 @@ def is_x86() -> bool:
 def openmp_flags(cxx: str) -> list[str]:
     if sys.platform != "linux":
         return []
-    told = subprocess.run([*shlex.split(cxx), "--version"], capture_output=True, text=True, check=False).stdout
+    told = subprocess.run(
+        [*shlex.split(cxx), "--version"], capture_output=True, text=True, check=False
+    ).stdout
     return [] if "clang" in told else ["-fopenmp"]
 
 

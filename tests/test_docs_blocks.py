@@ -13,15 +13,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from docs_blocks import Block, blocks_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md")),
-]  # fmt: skip
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
 PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks_of(page.read_text()))]
 # Fenced without a language: commands, output, or drawings of text.
-COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(hotloop|make|pip|python|python3|torchrun|\.ci/run|tools/\S+)(?: |$)")
+COMMAND = re.compile(
+    r"^(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(hotloop|make|pip|python|python3|torchrun|\.ci/run|tools/\S+)(?: |$)"
+)
 
 
 def page_id(page: Path) -> str:
@@ -64,7 +66,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
 
 
 def commands_of(page: Path) -> list[tuple[str, str]]:
-    """Where, and the words of each command, with lines that end in a backslash joined and comments dropped."""
+    """Where, and each command, with lines that end in a backslash joined and comments dropped."""
     found = []
     for block in blocks_of(page.read_text()):
         if block.language in ("", "bash", "sh", "console", "shell"):
@@ -90,7 +92,7 @@ def help_of(*command: str) -> str:
 
 
 def check_hotloop(words: list[str]) -> str | None:
-    """What is wrong with the arguments of `hotloop`, or None: command and long options must stand in its help."""
+    """What is wrong with the arguments of `hotloop`, or None: its help must name command and long options."""
     if not words or words[0] in ("--help", "--version"):
         return None
     names = re.findall(r"[a-z]+", help_of())
@@ -99,13 +101,23 @@ def check_hotloop(words: list[str]) -> str | None:
     if words[0] in ("doctor", "integrations") and len(words) == 1:
         return None
     told = help_of(words[0])
-    options = [word.split("=")[0] for word in words[1 : words.index("--") if "--" in words else None] if word.startswith("--")]
-    unknown = [option for option in options if option != "--help" and option.replace(".no-", ".") not in told and option not in told]
+    options = [
+        word.split("=")[0]
+        for word in words[1 : words.index("--") if "--" in words else None]
+        if word.startswith("--")
+    ]
+    unknown = [
+        option
+        for option in options
+        if option != "--help" and option.replace(".no-", ".") not in told and option not in told
+    ]
     return f"hotloop {words[0]} has no {unknown}" if unknown else None
 
 
 def check_pip(words: list[str]) -> str | None:
-    section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    section = (
+        (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    )
     extras = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
     for word in words:
         named = re.fullmatch(r"hotloop\[([\w,]+)\]", word)
@@ -115,7 +127,9 @@ def check_pip(words: list[str]) -> str | None:
 
 
 def check_command(line: str) -> str | None:
-    words = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=.*", word) or word.startswith("-")]
+    words = [
+        word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=.*", word) or word.startswith("-")
+    ]
     name, rest = words[0].removeprefix(".venv/bin/"), words[1:]
     if name == "make":
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -127,7 +141,11 @@ def check_command(line: str) -> str | None:
         if rest[:1] == ["-m"]:
             local = (ROOT / rest[1].split(".")[0]).is_dir()
             where = ROOT / rest[1].replace(".", "/")
-            return None if not local or where.is_dir() or where.with_suffix(".py").exists() else f"no module {rest[1]}"
+            return (
+                None
+                if not local or where.is_dir() or where.with_suffix(".py").exists()
+                else f"no module {rest[1]}"
+            )
         return None if rest[0].startswith("-") or (ROOT / rest[0]).exists() else f"no file {rest[0]}"
     if name == "torchrun":
         assert rest.index("-m") == rest.index("hotloop") - 1, rest
@@ -145,8 +163,9 @@ def test_commands_exist(where: str, line: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "hotloop tarin --seed 1", "hotloop train --sead 1", "make tests-everything", "pip install 'hotloop[trian]'",
-        "python tools/no_such.py", "python -m benchmarks.nothing", "torchrun --nproc-per-node 2 -m hotloop train --no-such 1",
+        "hotloop tarin --seed 1", "hotloop train --sead 1", "make tests-everything",
+        "pip install 'hotloop[trian]'", "python tools/no_such.py", "python -m benchmarks.nothing",
+        "torchrun --nproc-per-node 2 -m hotloop train --no-such 1",
     ],
 )  # fmt: skip
 def test_a_wrong_command_is_seen(line: str) -> None:
@@ -154,7 +173,8 @@ def test_a_wrong_command_is_seen(line: str) -> None:
 
 
 def test_the_blocks_are_found() -> None:
-    text = "a\n```python\nx = 1\n```\n\n- b\n\n    ```python\n    if x:\n        y = 2\n    ```\n\n```\nmake test\n```\n"
+    text = "a\n```python\nx = 1\n```\n\n- b\n\n    ```python\n    if x:\n        y = 2\n    ```\n\n"
+    text += "```\nmake test\n```\n"
     assert blocks_of(text) == [
         Block("python", 3, "x = 1\n"), Block("python", 9, "if x:\n    y = 2\n"), Block("", 14, "make test\n"),
     ]  # fmt: skip

@@ -17,8 +17,12 @@ REASON = re.compile(r"longer than 500 lines because \w+")
 def text_files(root: Path) -> list[Path]:
     """What is written by hand: not results of benchmarks, drawn plots, nor what a build leaves."""
     tops = [path for path in root.iterdir() if path.is_file()]
-    below = [path for folder in FOLDERS for path in (root / folder).rglob("*") if "__pycache__" not in path.parts]
-    return sorted(path for path in tops + below if path.suffix in SUFFIXES or path.name in ("Makefile", "run"))
+    below = [
+        path for folder in FOLDERS for path in (root / folder).rglob("*") if "__pycache__" not in path.parts
+    ]
+    return sorted(
+        path for path in tops + below if path.suffix in SUFFIXES or path.name in ("Makefile", "run")
+    )
 
 
 def too_long(path: Path) -> str | None:

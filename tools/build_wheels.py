@@ -1,9 +1,9 @@
 """Builds the source distribution, and from it a wheel for every CPython from 3.10 to 3.13 on this machine.
 
-Each wheel is built in isolation, where there is no torch, from the unpacked source distribution, and repaired by
-auditwheel, which names the oldest C library that it works with; OpenMP stays out, since torch brings it. Kernels are
-compiled once and linked into all. CUDA is left out (HOTLOOP_CUDA=0): wheels run everywhere.
-The results are checked (`wheel_contents.py`) and lie in the folder `dist`.
+Each wheel is built in isolation, where there is no torch, from the unpacked source distribution, and repaired
+by auditwheel, which names the oldest C library that it works with; OpenMP stays out, since torch brings it.
+Kernels are compiled once and linked into all. CUDA is left out (HOTLOOP_CUDA=0): wheels run everywhere. The
+results are checked (`wheel_contents.py`) and lie in the folder `dist`.
 
 usage: python tools/build_wheels.py [python ...]
 """
@@ -81,7 +81,15 @@ def build_sdist() -> Path:
 
 def build_wheel(source: Path, python: Path, name: str) -> Path:
     raw = WORK / name
-    pip = [sys.executable, "-m", "pip", "--python", python, "-q", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "-q",
+        "--disable-pip-version-check",
+    ]
     run(
         *pip, "wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", raw, source,
         # the objects of the kernels, which are the same for every Python
@@ -112,7 +120,8 @@ def main(arguments: list[str]) -> int:
         for name, python in pythons.items():
             start = time.perf_counter()
             wheel = check_wheel(build_wheel(source, python, str(name)))
-            print(f"{describe(wheel)}\n  built by {python} in {time.perf_counter() - start:.0f} s, without CUDA", flush=True)
+            seconds = time.perf_counter() - start
+            print(f"{describe(wheel)}\n  built by {python} in {seconds:.0f} s, without CUDA", flush=True)
     except WheelError as problem:
         print(f"build_wheels: {problem}")
         return 1

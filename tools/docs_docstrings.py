@@ -1,4 +1,4 @@
-"""Griffe loads this to read the docstrings (mkdocs.yml): they are written for help() and for the site alike."""
+"""Griffe loads this to read the docstrings (mkdocs.yml): written for help() and for the site alike."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NUMPY = re.compile(r"^(\w+(?:, \w+)+)\n((?: +.*\n?)+)", re.MULTILINE)
 
 
 def rewritten(text: str) -> str:
-    """Text that reads the same: `text::` before a block is `text:` in Markdown, and each of several parameters that
-    share a description gets it, so that types and defaults are shown beside the right ones."""
+    """Text that reads the same: `text::` before a block is `text:` in Markdown, and each of several
+    parameters that share a description gets it, so that types and defaults stand beside the right ones."""
     text = re.sub(r"(?<=\S)::$", ":", text, flags=re.MULTILINE)
     text = GOOGLE.sub(lambda m: "".join(f"{m[1]}{name}: {ended(m[3])}" for name in m[2].split(", ")), text)
     return NUMPY.sub(lambda m: "".join(f"{name}\n{ended(m[2])}" for name in m[1].split(", ")), text)
@@ -24,7 +24,7 @@ def ended(text: str) -> str:
     return text if text.endswith("\n") else f"{text}\n"
 
 
-class Docstrings(griffe.Extension):
+class Docstrings(griffe.Extension):  # type: ignore[misc]
     """What griffe calls for each object that it has read."""
 
     def on_instance(self, *, obj: Any, **_: Any) -> None:

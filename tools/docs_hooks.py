@@ -1,6 +1,6 @@
 """mkdocs calls these while it builds the documentation (mkdocs.yml).
 
-Pages of integrations are found, and links of pages that lie elsewhere in the repository are made to fit.
+Pages of integrations are found, and what reads well on a forge is made to fit: links, and lists in lists.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
 def title(page: Path) -> str:
@@ -33,7 +34,9 @@ def on_config(config: Any) -> Any:
         folder = {"Integrations": "integrations", "Guides": "."}.get(next(iter(section)))
         if folder is None:
             continue
-        pages = [path for path in sorted((docs / folder).glob("*.md")) if str(path.relative_to(docs)) not in known]
+        pages = [
+            path for path in sorted((docs / folder).glob("*.md")) if str(path.relative_to(docs)) not in known
+        ]
         pages.sort(key=lambda path: path.stem != "index")
         next(iter(section.values())).extend({title(path): str(path.relative_to(docs))} for path in pages)
     config["nav"] = [section for section in config["nav"] if next(iter(section.values())) != []]
@@ -42,11 +45,15 @@ def on_config(config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Links into the repository: from `docs/x.md` to the page, from other files to their name alone."""
-    names = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
+    names = {
+        "CONTRIBUTING.md": "contributing.md",
+        "CHANGELOG.md": "changelog.md",
+        "SECURITY.md": "security.md",
+    }
     up = "../" * page.file.src_uri.count("/")
 
     def replaced(match: re.Match[str]) -> str:
-        text, target, anchor = match.groups()
+        text, target, anchor = match.groups(default="")
         if "://" in target or target == "":
             return match.group()
         source = Path(config["docs_dir"]) / page.file.src_uri
@@ -62,17 +69,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     for name, own in names.items():
         if page.file.src_uri == own:
             markdown = (ROOT / name).read_text()
-    return re.sub(r"\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]*)?\)", lambda m: replaced(Filled(m)), markdown)
-
-
-class Filled:
-    """A match whose missing groups are empty."""
-
-    def __init__(self, match: re.Match[str]) -> None:
-        self.match = match
-
-    def groups(self) -> tuple[str, ...]:
-        return tuple(group or "" for group in self.match.groups())
-
-    def group(self) -> str:
-        return self.match.group()
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
+    for number in range(0, len(parts), 2):  # what is not fenced
+        # a list in a list is indented by 4 for Python's Markdown, by 2 for others
+        parts[number] = re.sub(r"^  - ", "    - ", parts[number], flags=re.MULTILINE)
+        parts[number] = LINK.sub(replaced, parts[number])
+    return "".join(parts)

@@ -42,13 +42,15 @@ def bare_axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
 
 
 def advantages() -> Figure:
-    """Time of each contestant as a multiple of the time to copy the same bytes, at [4096, 128], one thread."""
+    """Each contestant's time as a multiple of the time to copy the same bytes, [4096, 128], one thread."""
     (run,) = (run for run in load("advantages.json")["runs"] if run["threads"] == 1)
     titles = ("puff_advantage 4096x128 batch-major", "gae 4096x128 batch-major", "gae 4096x128 time-major")
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     for axis, title in zip(bare_axes(figure, 1, 3), titles, strict=True):
         (case,) = (case for case in run["cases"] if case["title"] == title)
-        rivals = sorted((c for c in case["contestants"] if c["kind"] != "floor"), key=lambda c: -c["to_floor"])
+        rivals = sorted(
+            (c for c in case["contestants"] if c["kind"] != "floor"), key=lambda c: -c["to_floor"]
+        )
         names = [c["name"].replace("hotloop.ops.", "hotloop ").split(" (")[0] for c in rivals]
         colours = [OURS if c["kind"] == "ours" else OTHERS for c in rivals]
         bars = axis.barh(range(len(rivals)), [c["to_floor"] for c in rivals], 0.5, color=colours)
@@ -84,7 +86,7 @@ def loops() -> Figure:
 
 
 def sampling() -> Figure:
-    """How often each segment is in a minibatch of 16 of 64, by its priority, and the mean of its weight, beta = 1."""
+    """How often each segment is in a minibatch of 16 of 64, by priority, and its mean weight, beta = 1."""
     priorities = torch.linspace(0.2, 1.0, SAMPLED_SEGMENTS).square()
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     often, weight = bare_axes(figure, 1, 2)

@@ -1,6 +1,7 @@
 """What a wheel and a source distribution of hotloop must be, told from the files alone.
 
-`check_wheel` and `check_sdist` raise `WheelError` with what is wrong. Several tools and `tests/packaging` share them.
+`check_wheel` and `check_sdist` raise `WheelError` with what is wrong. Several tools and `tests/packaging`
+share them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def readelf(*arguments: str | Path) -> str:
 
 
 def check_native(module: Path) -> tuple[str, ...]:
-    """The libraries that a native module needs, none of them unwelcome; it shows its entry point and no more."""
+    """The libraries that a native module needs, none of them unwelcome; it exports its entry point alone."""
     listing = readelf("-d", module)
     needed = tuple(re.findall(r"\(NEEDED\).*\[(.+)\]", listing))
     unwelcome = [name for name in needed if not MAY_LINK.fullmatch(name)]
@@ -118,7 +119,9 @@ def check_versions(metadata: str, init: Path) -> None:
         "pyproject.toml": version(),
         "METADATA": next(iter(re.findall(r"^Version: (.+)$", metadata, re.MULTILINE)), ""),
         "__init__.py": next(iter(re.findall(r'^__version__ = "(.+)"$', init.read_text(), re.MULTILINE)), ""),
-        "CHANGELOG.md": next(iter(re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)), ""),
+        "CHANGELOG.md": next(
+            iter(re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)), ""
+        ),
     }
     if len(set(told.values())) != 1:
         raise WheelError(f"versions differ: {told}")
@@ -146,5 +149,7 @@ def check_sdist(path: Path) -> set[str]:
 
 
 def describe(wheel: Wheel) -> str:
-    links = "; ".join(f"{name.split('.')[0]} needs {', '.join(found)}" for name, found in wheel.needed.items())
+    links = "; ".join(
+        f"{name.split('.')[0]} needs {', '.join(found)}" for name, found in wheel.needed.items()
+    )
     return f"{wheel.path.name}\n  {wheel.size / 1e6:.2f} MB, {'.'.join(wheel.platforms)}; {links}"

@@ -1,6 +1,7 @@
-"""Tests of the wheels that `make wheels` built, each installed into an environment of its own: `make test-wheels`.
+"""Tests of the wheels that `make wheels` built, each installed into an environment of its own.
 
-They are marked `packaging` and skip, with that reason, where HOTLOOP_WHEELS does not name the folder of the wheels.
+`make test-wheels` runs them. They are marked `packaging` and skip, with that reason, where HOTLOOP_WHEELS
+does not name the folder of the wheels.
 """
 
 from __future__ import annotations

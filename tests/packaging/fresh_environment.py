@@ -1,4 +1,4 @@
-"""An environment as a user has it: nothing but what pip installed, no compiler on the path, outside the checkout."""
+"""An environment as a user has it: what pip installed and no more, no compiler on the path, elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class FreshEnvironment:
         self.environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("PYTHON", "HOTLOOP", "PYTEST", "COV_", "COVERAGE")) and name != "VIRTUAL_ENV"
+            if not name.startswith(("PYTHON", "HOTLOOP", "PYTEST", "COV_", "COVERAGE"))
+            and name != "VIRTUAL_ENV"
         }
         self.environment |= {"PATH": str(self.scripts), "MPLBACKEND": "agg"}
         there = [name for name in COMPILERS if shutil.which(name, path=str(self.scripts))]

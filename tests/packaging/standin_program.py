@@ -1,7 +1,8 @@
 """Runs the wheel's native module on a Python for which there need be no torch.
 
-The module `torch` of this process is a stand-in: a tensor is a ctypes array that publishes DLPack's exchange API on its
-type, which is all that the native module asks of torch. Results are compared with the formulas in plain Python.
+The module `torch` of this process is a stand-in: a tensor is an array that publishes DLPack's exchange API on
+its type, which is all that the native module asks of torch. Results are compared with the formulas in plain
+Python.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def install_standin() -> None:
 
 def close(found: list[float], expected: list[float]) -> None:
     assert len(found) == len(expected)
-    worst = max(abs(a - b) / (1 + abs(b)) for a, b in zip(found, expected))
+    worst = max(abs(a - b) / (1 + abs(b)) for a, b in zip(found, expected, strict=True))
     assert worst < 1e-5, (worst, found[:4], expected[:4])
 
 
@@ -109,8 +110,9 @@ def check_gae(core: types.ModuleType, kind: str, n: int, t: int, turned: bool) -
     out = Tensor(kind, [7.0] * (n * t), n, t, turned=turned)
     returns = Tensor(kind, [7.0] * (n * t), n, t)
     core.gae(
-        Tensor(kind, rewards, n, t), Tensor(kind, values, n, t, turned=turned), Tensor("B", [int(e) for e in ended], n, t),
-        None, Tensor(kind, last, n), None, None, 0.99, 0.95, False, None, None, out, returns,
+        Tensor(kind, rewards, n, t), Tensor(kind, values, n, t, turned=turned),
+        Tensor("B", [int(e) for e in ended], n, t), None, Tensor(kind, last, n), None, None,
+        0.99, 0.95, False, None, None, out, returns,
     )  # fmt: skip
     expected = [0.0] * (n * t)
     for i in range(n):
@@ -121,7 +123,7 @@ def check_gae(core: types.ModuleType, kind: str, n: int, t: int, turned: bool) -
             carried = rewards[at] + 0.99 * alive * following - values[at] + 0.99 * 0.95 * alive * carried
             expected[at], following = carried, values[at]
     close(out.numbers(), expected)
-    close(returns.numbers(), [a + v for a, v in zip(expected, values)])
+    close(returns.numbers(), [a + v for a, v in zip(expected, values, strict=True)])
     assert any(tensor is out for tensor in WRITTEN), "autograd was not told of the write"
 
 
@@ -147,10 +149,10 @@ def check_refusals(core: types.ModuleType) -> None:
     row = Tensor("f", [0.0] * 4, 4)
     try:
         core.gather([row], Tensor("q", [4], 1), [Tensor("f", [0.0], 1)])
+        message = "taken"
     except IndexError as error:
-        assert "must be in [0, 4)" in str(error)
-    else:
-        raise AssertionError("an index out of range was taken")
+        message = str(error)
+    assert "must be in [0, 4)" in message, message
 
 
 def main() -> None:

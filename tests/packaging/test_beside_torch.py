@@ -1,7 +1,7 @@
 """A wheel beside the torch that its users have: doctor, a short training, the op tests, OpenMP.
 
-HOTLOOP_TORCH_SITE=2.14.1=/site-packages borrows torch of that version, with hotloop's other requirements, from
-another environment instead of installing it: a torch for CUDA takes gigabytes.
+HOTLOOP_TORCH_SITE=2.14.1=/site-packages borrows torch of that version, with hotloop's other requirements,
+from another environment instead of installing it: a torch for CUDA takes gigabytes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def installed(
     environment = FreshEnvironment(Path(sys.executable), folder)
     site = borrowed(version)
     constraints = folder / "constraints.txt"
-    constraints.write_text(re.sub(r"^torch==.*$", f"torch=={version}", CONSTRAINTS.read_text(), flags=re.MULTILINE))
+    constraints.write_text(
+        re.sub(r"^torch==.*$", f"torch=={version}", CONSTRAINTS.read_text(), flags=re.MULTILINE)
+    )
     if site is not None:
         own = environment.evaluate("import sysconfig; print(sysconfig.get_path('purelib'))")
         # plain paths in a .pth file come after the environment's own packages
@@ -91,8 +93,8 @@ def test_doctor_is_content(installed: FreshEnvironment) -> None:
 
 def test_a_short_training(installed: FreshEnvironment) -> None:
     installed.run(
-        installed.scripts / "hotloop", "train", "--env", "CartPole-v1", "--total-timesteps", "20000", "--seed", "1",
-        "--run-dir", "runs/short",
+        installed.scripts / "hotloop", "train", "--env", "CartPole-v1", "--total-timesteps", "20000",
+        "--seed", "1", "--run-dir", "runs/short",
     )  # fmt: skip
     with (installed.elsewhere / "runs/short/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -102,9 +104,17 @@ def test_a_short_training(installed: FreshEnvironment) -> None:
 
 
 @pytest.mark.parametrize(
-    "imports", ["import torch, hotloop", "import hotloop, torch", "from hotloop import _core", "from hotloop import ops"]
+    "imports",
+    [
+        "import torch, hotloop",
+        "import hotloop, torch",
+        "from hotloop import _core",
+        "from hotloop import ops",
+    ],
 )
-def test_one_openmp_runtime_and_one_thread_where_one_is_asked_for(installed: FreshEnvironment, imports: str) -> None:
+def test_one_openmp_runtime_and_one_thread_where_one_is_asked_for(
+    installed: FreshEnvironment, imports: str
+) -> None:
     runtimes, threads = installed.evaluate(THREADS.format(imports=imports)).splitlines()
     assert runtimes == "1"
     assert threads.split() == ["0", "1", "2", "3"]  # threads that a call added, threads it may use

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 import wheel_contents
 from conftest import wheel_folder
 
@@ -17,15 +18,24 @@ def test_every_wheel_is_as_it_must_be(wheels: dict[str, Path]) -> None:
     for python, path in wheels.items():
         wheel = wheel_contents.check_wheel(path)
         assert wheel.python == python
-        assert all(re.fullmatch(r"manylinux_2_\d+_x86_64|manylinux_2_\d+_aarch64", tag) for tag in wheel.platforms)
-        assert all("libgomp.so.1" in needed for name, needed in wheel.needed.items() if name.startswith("_core"))
+        assert all(
+            re.fullmatch(r"manylinux_2_\d+_x86_64|manylinux_2_\d+_aarch64", tag) for tag in wheel.platforms
+        )
+        assert all(
+            "libgomp.so.1" in needed for name, needed in wheel.needed.items() if name.startswith("_core")
+        )
         print(wheel_contents.describe(wheel))
 
 
 def test_the_source_distribution_is_as_it_must_be() -> None:
     (sdist,) = wheel_folder().glob("*.tar.gz")
     files = wheel_contents.check_sdist(sdist)
-    assert {"setup.py", "csrc/bind/exports.map", "python/hotloop/py.typed", "python/hotloop/_core.pyi"} <= files
+    assert {
+        "setup.py",
+        "csrc/bind/exports.map",
+        "python/hotloop/py.typed",
+        "python/hotloop/_core.pyi",
+    } <= files
 
 
 def rewritten(path: Path, folder: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
@@ -60,7 +70,16 @@ def put(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
         (put("hotloop/_core.cpython-39-x86_64-linux-gnu.so", b""), "for another Python"),
         (put("hotloop/_cuda.txt", bytes(range(256)) * 20_000), "too much"),
     ],
-    ids=["no marker", "no stub", "a test", "a text", "a module", "a version", "a module of another Python", "data"],
+    ids=[
+        "no marker",
+        "no stub",
+        "a test",
+        "a text",
+        "a module",
+        "a version",
+        "a module of another Python",
+        "data",
+    ],
 )
 def test_the_check_sees(
     wheels: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, bytes]], None], message: str
@@ -79,7 +98,9 @@ def test_the_check_sees_a_wheel_that_is_too_large(wheels: dict[str, Path], tmp_p
         wheel_contents.check_wheel(copy)
 
 
-def test_the_check_sees_a_search_path_and_an_unwelcome_library(wheels: dict[str, Path], tmp_path: Path) -> None:
+def test_the_check_sees_a_search_path_and_an_unwelcome_library(
+    wheels: dict[str, Path], tmp_path: Path
+) -> None:
     """Of modules that were never linked so, by changing the dynamic section's bytes: needs no compiler."""
     with zipfile.ZipFile(next(iter(wheels.values()))) as archive:
         (name,) = (name for name in archive.namelist() if "/_core." in name and name.endswith(".so"))

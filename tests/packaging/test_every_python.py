@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from build_wheels import MINORS, find_pythons
 from fresh_environment import FreshEnvironment
+
+from build_wheels import MINORS, find_pythons
 from wheel_contents import version
 
 PYTHONS = find_pythons() if "HOTLOOP_WHEELS" in os.environ else {}

@@ -45,7 +45,7 @@ def sample_segments(
     | --- | --- | --- |
     | `sequential` | contiguous blocks in order: minibatch m gets m * count ... | 1 |
     | `permutation` | blocks of a fresh random permutation each epoch | 1 |
-    | `successive` | without replacement, as `torch.multinomial` draws (an exponential race) | `(S p_i) ** -beta` |
+    | `successive` | without replacement, as `torch.multinomial` (an exponential race) | `(S p_i) ** -beta` |
     | `with_replacement` | independent draws by inversion of the distribution function | `(S p_i) ** -beta` |
     | `systematic` | without replacement, inclusion probability `pi_i` | `(S pi_i / k) ** -beta` |
 
