@@ -73,7 +73,7 @@ def commands_of(page: Path) -> list[tuple[str, str]]:
             text = re.sub(r"\\\n\s*", " ", block.code)
             for line in re.split(r"\n|&&", text):
                 line = line.strip().removeprefix("$ ")
-                if COMMAND.match(line):
+                if COMMAND.match(line) and not re.match(r"hotloop \w+: ", line):  # what it answers
                     found.append((f"{page_id(page)}:{block.line}", line.split(" #")[0].strip()))
     return found
 
@@ -100,7 +100,8 @@ def check_hotloop(words: list[str]) -> str | None:
         return f"hotloop has no command {words[0]}"
     if words[0] in ("doctor", "integrations") and len(words) == 1:
         return None
-    told = help_of(words[0])
+    suite = ["--suite", "loops"] if "--suite loops" in " ".join(words) else []  # options of its own
+    told = help_of(words[0], *suite)
     options = [
         word.split("=")[0]
         for word in words[1 : words.index("--") if "--" in words else None]
