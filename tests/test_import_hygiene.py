@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "spec": set(),
     "entries": {"spec"},
     "stopwatch": set(),
+    "exchange": set(),
     "normalize": set(),
     "envs": set(),
     "ops": {"_core"},
@@ -38,7 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "gradients": {"losses"},
     "distributed": {"losses"},
     "loop": KERNEL | {"experience", "losses", "policies", "envs", "gradients"},
-    "integrations": KERNEL | {"segment_sampler", "experience", "loop"},
+    "integrations": KERNEL | {"exchange", "segment_sampler", "experience", "loop"},
+    "profiling": {"exchange"},
     "__init__": KERNEL
     | {
         "_core",
@@ -51,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "policies",
         "envs",
         "integrations",
+        "profiling",
         "trainer",
     },
     "trainer": KERNEL
@@ -69,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"trainer", "distributed", "losses"},
     "doctor": {"_core", "ops", "__init__"},
     "bench": KERNEL | {"_core", "experience", "__init__"},
-    "__main__": {"cli", "doctor", "bench", "envs", "integrations", "__init__"},
+    "__main__": {"cli", "doctor", "bench", "envs", "integrations", "profiling", "__init__"},
 }
 # Parts that need the extra `train` or a package of their own; everything else imports with the four required
 # packages alone.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hotloop.experience import Experience
     from hotloop.freed_memory import FreedMemory, keep_freed_memory
     from hotloop.loop import CoreTrainingLoop, RolloutResult
+    from hotloop.profiling import Profile, profile
     from hotloop.segment_sampler import SegmentSampler
     from hotloop.stopwatch import Stopwatch
     from hotloop.trainer import TrainConfig, Trainer
@@ -37,6 +38,8 @@ _MODULE_OF = {
     "keep_freed_memory": "hotloop.freed_memory",
     "CoreTrainingLoop": "hotloop.loop",
     "RolloutResult": "hotloop.loop",
+    "Profile": "hotloop.profiling",
+    "profile": "hotloop.profiling",
     "SegmentSampler": "hotloop.segment_sampler",
     "Stopwatch": "hotloop.stopwatch",
     "TrainConfig": "hotloop.trainer",  # these two need the extra `train`
@@ -50,6 +53,7 @@ __all__ = [
     "Experience",
     "FreedMemory",
     "LoopConfig",
+    "Profile",
     "RolloutResult",
     "SegmentSampler",
     "Stopwatch",
@@ -64,6 +68,7 @@ __all__ = [
     "ops",
     "optim",
     "policies",
+    "profile",
 ]
 
 

@@ -20,6 +20,7 @@ commands:
   evaluate      play episodes with the policy of a run, and film them (hotloop evaluate --help)
   envs          list the libraries of environments that training can use (hotloop envs --help)
   integrations  list the trainers that hotloop slips into, and which are installed
+  profile       run a trainer, anybody's, and tell where its time goes (hotloop profile --help)
   bench         measure the ops beside a copy of their bytes and beside other systems (hotloop bench --help)
   doctor        say what this installation can do, and why not
 
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _integrations(rest)
     if command == "evaluate":
         return _evaluate(rest)
+    if command == "profile":
+        return _profile(rest)
     if command == "bench":
         return _bench(rest)
     return _refuse(f"there is no command {command!r}")
@@ -126,6 +129,12 @@ def _lacks_train_modules(command: str) -> bool:
             file=sys.stderr,
         )
     return bool(missing)
+
+
+def _profile(rest: list[str]) -> int:
+    from hotloop.profiling import command
+
+    return command.main(rest)
 
 
 def _bench(rest: list[str]) -> int:
