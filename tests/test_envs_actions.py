@@ -108,3 +108,34 @@ def test_scale_needs_a_finite_range(high: float) -> None:
 def test_an_unknown_treatment_of_bounds_is_refused() -> None:
     with pytest.raises(ValueError, match=r"clip.*scale.*none.*'tanh'"):
         continuous("tanh")
+
+
+@pytest.mark.parametrize("layout", ["rows", "column", "strided", "narrow", "unsigned"])
+@pytest.mark.parametrize(("counts", "start"), [(3, 0), (3, -2), ([2, 4], 0), ([2, 4], [5, -5])])
+def test_the_native_conversion_is_that_of_numpy(counts: Any, start: Any, layout: str) -> None:
+    convert = DiscreteActions(counts, start, np.int64, 5)
+    shape = (5, *np.shape(counts))
+    actions = np.random.default_rng(0).integers(0, 2, shape).astype(np.int64)
+    if layout == "column" and len(shape) == 1:
+        actions = actions[:, None]
+    elif layout == "strided":
+        actions = np.repeat(actions, 2, axis=-1)[..., ::2]
+    elif layout != "rows":
+        actions = actions.astype(np.int32 if layout == "narrow" else np.uint16)
+    converted = convert(actions)
+    assert converted.dtype == np.int64
+    assert converted.shape == shape
+    assert np.array_equal(converted, convert._convert(actions))
+    assert np.array_equal(converted, actions.reshape(shape) + np.asarray(start))
+    assert convert(actions) is not converted
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 2**40])
+def test_the_native_conversion_sees_what_is_out_of_range(wrong: int) -> None:
+    convert = DiscreteActions([2, 5], 0, np.int64, 3)
+    actions = np.ones((3, 2), np.int64)
+    actions[1, 1] = 4
+    convert(actions)
+    actions[2, 0] = wrong
+    with pytest.raises(ValueError, match=rf"below \[2, 5\], got {wrong} for agent 2"):
+        convert(actions)

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from hotloop.envs import GymnasiumEnvironment
-from hotloop.envs.statistics import EpisodeStatistics, recorded
+from hotloop.envs.statistics import EpisodeStatistics, StepBooks, recorded
 
 
 def test_parts_count_in_the_memory_of_the_whole() -> None:
@@ -24,6 +24,69 @@ def test_parts_count_in_the_memory_of_the_whole() -> None:
     ended = parts[0].update(np.array([1.0, 2.0]), np.array([False, True]), ~none[:2])
     assert ended == [{"episode_return": 4.0, "episode_length": 2, "agent_id": 1}]
     assert whole.returns.tolist() == [3.0, 0.0, 5.0, 2.0, 0.0]
+
+
+class Books:
+    """An adapter's arrays and what it counts."""
+
+    def __init__(self, agents: int, next_step: bool, dtype: Any = np.float32) -> None:
+        self.own = (np.zeros((agents, 3), dtype), np.zeros(agents, np.float32))
+        self.own += tuple(np.full(agents, i == 2) for i in range(3))  # type: ignore[arg-type]
+        self.statistics = EpisodeStatistics(agents)
+        self.books = StepBooks(*self.own, self.statistics, first_agent=10, next_step=next_step)
+
+    def state(self) -> list[Any]:
+        return [each.tolist() for each in (*self.own, self.statistics.returns, self.statistics.lengths)]
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns", "float64", "strided", "bytes"])
+@pytest.mark.parametrize("next_step", [False, True])
+def test_the_native_books_are_those_of_numpy(next_step: bool, kind: str) -> None:
+    """Fifty steps of random rewards and ends, in the layouts that environments give."""
+    random, agents = np.random.default_rng(0), 7
+    dtype = np.uint8 if kind == "bytes" else np.float32
+    one, other, plain = (Books(agents, next_step, dtype) for _ in range(3))
+    ended = truncated_steps = 0
+    for _ in range(50):
+        observations = random.integers(0, 9, (agents, 3)).astype(dtype)
+        rewards: Any = random.normal(size=2 * agents)
+        ends = [random.random(2 * agents) < 0.2 for _ in range(2)]
+        step: tuple[Any, ...] = (observations, rewards[:agents], ends[0][:agents], ends[1][:agents])
+        given = {
+            "columns": (np.asfortranarray(observations), rewards[:agents].astype(np.float32), *step[2:]),
+            "float64": (observations.astype(np.float64), *step[1:]),
+            "strided": (observations, rewards[::2], ends[0][::2], ends[1][::2]),
+        }.get(kind, step)
+        native = one.books._native.take(*given)
+        assert (native is None) is (kind in ("float64", "strided"))
+        if native is None:
+            assert one.state() == plain.state()
+            native = one.books.take(*given)
+        expected = other.books._take(*given)
+        plain.books._take(*given)
+        assert native == expected
+        assert [list(map(type, episode.values())) for episode in native[0]] == [[float, int, int]] * len(
+            native[0]
+        )
+        assert one.state() == other.state()
+        ended += len(native[0])
+        truncated_steps += native[2]
+    assert ended > 20
+    assert 0 < truncated_steps < 50
+
+
+def test_books_are_of_arrays_that_can_be_written_in_place() -> None:
+    good = Books(4, True)
+    for i, wrong in (
+        (0, np.zeros((3, 2))),
+        (1, np.zeros(4)),
+        (2, np.zeros(4, np.uint8)),
+        (4, np.zeros(8, bool)[::2]),
+    ):
+        own: list[Any] = [*good.own]
+        own[i] = wrong
+        with pytest.raises(TypeError, match="must be a C-contiguous array"):
+            StepBooks(*own, good.statistics, next_step=True)
 
 
 def test_recorded_episodes_of_a_step() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,33 @@ def test_recall_needs_memory(policy: str, autoreset: str, capsys: pytest.Capture
     # Four cues: guessing is right once in four, and 0.45 is 10 standard errors from it.
     assert statistics.fmean(forgets[-3:]) < 0.45
     assert capsys.readouterr().out.count(" steps   return ") == len(remembers) + len(forgets)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_cleanrl_script_trains_the_same_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gymnasium")
+    main = example("cleanrl_ppo")["main"]
+    (before, _, agent), (after, _, other) = (main(3_072, 1, plain) for plain in (True, False))
+    assert len(before) == 3
+    assert before == after
+    for a, b in zip(agent.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == lines[3:]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_cleanrl_script_learns() -> None:
+    pytest.importorskip("gymnasium")
+    lengths, _, _ = example("cleanrl_ppo")["main"](16_384)
+    # A random policy lasts about 22 steps.
+    assert statistics.fmean(lengths[:2]) < 30
+    assert statistics.fmean(lengths[-3:]) > 40

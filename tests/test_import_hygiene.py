@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "stopwatch": set(),
     "exchange": set(),
     "normalize": set(),
-    "envs": set(),
+    "envs": {"_core"},
     "ops": {"_core"},
     "freed_memory": {"_core"},
     "segment_sampler": {"ops"},
@@ -84,6 +84,8 @@ NEEDS_EXTRAS = (
     "hotloop.envs.gymnasium",
     "hotloop.envs.mettagrid",
     "hotloop.envs.pufferlib_make",
+    "hotloop.integrations.sb3",
+    "hotloop.integrations.torchrl",
 )
 
 

@@ -80,7 +80,23 @@ class Subject(ABC):
 
 # Jobs of each host, small to large; its module has `make(job, *, hotloop, quick, seed) -> Subject`.
 JOBS: dict[str, tuple[str, ...]] = {
-    "sb3": ("64 agents", "1024 agents"),
+    "metta": (
+        "oct, 64 agents",
+        "oct, 1024 agents",
+        "oct, 1024 agents, LSTM",
+        "head, 64 agents",
+        "head, 1024 agents",
+        "head, 1024 agents, prioritised",
+        "head, 1024 agents, LSTM",
+    ),
+    "pufferlib": ("64 agents", "1024 agents", "4096 agents"),
+    "rsl_rl": ("64 agents", "1024 agents", "4096 agents", "1024 agents, recurrent"),
+    "cleanrl": ("8 agents", "64 agents", "1024 agents"),
+    "sb3": ("8 agents", "64 agents", "1024 agents"),
+    "torchrl": ("64 agents", "1024 agents", "1024 agents, vectorized"),
+    "skrl": ("64 agents", "1024 agents"),
+    "rl_games": ("64 agents", "1024 agents"),
+    "tianshou": ("64 agents", "1024 agents"),
 }
 
 

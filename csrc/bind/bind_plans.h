@@ -4,8 +4,10 @@
 
 namespace hotloop {
 
+void bind_act_plan(pybind11::module_& m);
 void bind_store_plan(pybind11::module_& m);
 void bind_gather_plan(pybind11::module_& m);
 void bind_stage_plan(pybind11::module_& m);
+void bind_step_books(pybind11::module_& m);
 
 }  // namespace hotloop

@@ -99,9 +99,11 @@ PYBIND11_MODULE(_core, m) {
   m.def("openmp_max_threads", &openmp_max_threads);
   m.def("keep_freed_memory", &hotloop::keep_freed_memory);
   hotloop::bind_row_cursors(m);
+  hotloop::bind_act_plan(m);
   hotloop::bind_store_plan(m);
   hotloop::bind_gather_plan(m);
   hotloop::bind_stage_plan(m);
+  hotloop::bind_step_books(m);
   try {
     hotloop::init_torch_bridge();
     check_isa_override();

@@ -1,8 +1,10 @@
 // Everything that includes pybind11, compiled as one file: its headers alone are 5 s of compiling for each.
 // NOLINTBEGIN(bugprone-suspicious-include)
+#include "bind_act_plan.cpp"
 #include "bind_gather_plan.cpp"
 #include "bind_row_cursors.cpp"
 #include "bind_stage_plan.cpp"
+#include "bind_step_books.cpp"
 #include "bind_store_plan.cpp"
 #include "core_module.cpp"
 #include "plan_leaves.cpp"

@@ -18,7 +18,7 @@ from torch import Tensor
 from hotloop import ops
 from hotloop.context import SamplingConfig
 from hotloop.experience_rows import RowBook, check_sizes
-from hotloop.experience_sampling import MinibatchSampler
+from hotloop.experience_sampling import MinibatchSampler, SampledRows
 from hotloop.experience_stats import buffer_stats
 from hotloop.experience_store import Remembered, StepStore
 from hotloop.ops._memory import zeros_buffer
@@ -207,6 +207,16 @@ class Experience:
         """Calls of `store` in this rollout that had no row left to write."""
         return self._book.skipped_steps
 
+    @property
+    def cursors(self) -> ops.RowCursors:
+        """The native cursors, for plans that move them; see `count_inner_steps`."""
+        return self._book.cursors
+
+    def count_inner_steps(self, steps: int) -> None:
+        """So many steps were written past `store`, the cursors moved on, none in a row's first or last
+        column."""
+        self._book.count_inner_steps(steps)
+
     def takes_next_step(self, agent: int) -> bool:
         """Whether the next step of the slice that `agent` belongs to will be stored, or skipped because that
         slice has used up its rows."""
@@ -334,6 +344,35 @@ class Experience:
         reuse: bool = False,
     ) -> tuple[TensorDict, list[Tensor]]:
         """`sample`, and the same rows of further `columns`, `[S, T]` each."""
+        rows = self.sample_rows(
+            columns,
+            mb_idx,
+            epoch,
+            total_timesteps,
+            batch_size,
+            advantages,
+            sampling_config=sampling_config,
+            seed=seed,
+            draw=draw,
+            reuse=reuse,
+        )
+        return self._sampler.assemble(rows)
+
+    def sample_rows(
+        self,
+        columns: Sequence[Tensor],
+        mb_idx: int,
+        epoch: int,
+        total_timesteps: int,
+        batch_size: int,
+        advantages: Tensor,
+        *,
+        sampling_config: Any = None,
+        seed: int | None = None,
+        draw: int | None = None,
+        reuse: bool = False,
+    ) -> SampledRows:
+        """`sample_columns` before TensorDicts are made of the rows."""
         return self._sampler.sample(
             mb_idx,
             advantages,
@@ -411,6 +450,11 @@ class Experience:
         else:
             for target, source in zip(targets, sources, strict=True):
                 target.index_copy_(0, indices, source.to(target.dtype))
+
+    def write_values(self, indices: Tensor, values: Tensor) -> None:
+        """`update` of the entry `values` alone, for values `[k, T]` in host memory that are detached."""
+        if self.write_back:
+            ops.scatter_([self.buffer["values"]], indices, [values])
 
     def reset_importance_sampling_ratios(self) -> None:
         """Set the buffer's `ratio` to 1, where it has one."""

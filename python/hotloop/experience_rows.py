@@ -181,6 +181,11 @@ class RowBook:
                 self._wrapped[start] = handed_out - self.segments
                 self._needed = handed_out
 
+    def count_inner_steps(self, steps: int) -> None:
+        """Steps were stored by others, who moved the cursors on, none of them in a row's first or last
+        column: there is nothing else to note about them."""
+        self.stored_steps += steps
+
     def _check_wrap(self, start: int, stop: int, count: int) -> None:
         """Rows 0 .. count-1 are written a second time: fine if their first owners are past them."""
         if not all(self._finished[:count]):

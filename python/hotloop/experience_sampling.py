@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import is_not
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tensordict import TensorDict
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 # No buffer has entries of these names.
 _ADVANTAGES: Key = ("", "advantages")
 _COLUMNS: list[Key] = [("", f"column {i}") for i in range(8)]
+
+
+class SampledRows(NamedTuple):
+    """The rows of a minibatch, as they are before `MinibatchSampler.assemble` makes TensorDicts of them."""
+
+    leaves: dict[Key, Tensor]  # of the buffer, [B, T, ...] each
+    indices: Tensor  # int64 [B]
+    weights: Tensor  # float32 [B, T]
+    advantages: Tensor  # [B, T]
+    columns: list[Tensor]  # [B, T] each
 
 
 class MinibatchSampler:
@@ -58,7 +68,7 @@ class MinibatchSampler:
         draw: int,
         reuse: bool,
         columns: Sequence[Tensor] = (),
-    ) -> tuple[TensorDict, list[Tensor]]:
+    ) -> SampledRows:
         """See `Experience.sample` and `Experience.sample_columns`."""
         experience = self._experience
         expected = (experience.segments, experience.bptt_horizon)
@@ -92,18 +102,21 @@ class MinibatchSampler:
                 f"{config.method!r}"
             )
         chosen = leaves.pop(_ADVANTAGES)
-        rows = [leaves.pop(key) for key in keys]
+        return SampledRows(leaves, indices, weights, chosen, [leaves.pop(key) for key in keys])
+
+    def assemble(self, rows: SampledRows) -> tuple[TensorDict, list[Tensor]]:
+        """What `Experience.sample_columns` returns."""
         shared = flat_tensordict(
             {
-                "prio_weights": weights,
-                "sampled_mb": self._assemble(leaves),
-                "indices": indices.unsqueeze(1).expand(self._batch_size),
-                "advantages": chosen,
+                "prio_weights": rows.weights,
+                "sampled_mb": self._assemble(rows.leaves),
+                "indices": rows.indices.unsqueeze(1).expand(self._batch_size),
+                "advantages": rows.advantages,
             },
             self._batch_size,
-            experience.device,
+            self._experience.device,
         )
-        return shared, rows
+        return shared, rows.columns
 
     def sequential(self, mb_idx: int) -> tuple[TensorDict, Tensor]:
         """Rows in order, as `_sequential` takes them."""

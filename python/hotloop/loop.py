@@ -21,24 +21,35 @@ from hotloop.gradients import GradientAverage
 from hotloop.loop_accumulation import Drawn, Group, normalizes_advantages, survey
 from hotloop.loop_boundary import BoundaryMode, RowBoundary
 from hotloop.loop_direct import DirectActing
+from hotloop.loop_lane import RolloutLane
 from hotloop.loop_policy_state import policy_states
 from hotloop.loop_recurrent_check import RecurrentCheck, RecurrentSelfCheck
-from hotloop.loop_rollout import EnvStep, RolloutResult, StepBuilder, checked_actions, checked_progress
+from hotloop.loop_rollout import (
+    EnvStep,
+    RolloutResult,
+    RolloutTally,
+    StepBuilder,
+    checked_actions,
+    checked_progress,
+)
 from hotloop.loop_training import (
     AfterRows,
     Arrivals,
     add_unused_outputs,
     check_choice,
+    check_entries,
     clear_gradients,
     forward_policy_for_training,
     importance_ratio,
     max_grad_norm_of,
     policy_gradient_advantages,
     rank_weight,
+    sampling_arguments,
     sum_losses,
     uses_delta_lambda,
     wants_ratio,
 )
+from hotloop.loop_training_lane import TrainingLane
 from hotloop.loop_truncation import TruncationMode, TruncationValues
 from hotloop.losses import ranks
 from hotloop.policies.draws import AgentDraws, DrawMemory
@@ -150,12 +161,8 @@ class CoreTrainingLoop:
         )
         self._states = policy_states(policy, experience, burn_in=burn_in, sampling=sampling)
         self._recurrent_check = RecurrentSelfCheck(recurrent_check, self._states)
-        if sampling == "loop" and "values" in experience.buffer:
-            missing = [key for key in ("rewards", "dones") if key not in experience.buffer]
-            if missing:
-                raise ValueError(
-                    f"CoreTrainingLoop: advantages need {missing} in the experience beside 'values'"
-                )
+        if sampling == "loop":
+            check_entries(experience.buffer)
         self._env_index_cache = experience._range_tensor.to(device=self.device, dtype=torch.int64)
         self._update_epochs = 0
         self._group: Group | None = None
@@ -165,6 +172,7 @@ class CoreTrainingLoop:
         self._memory: dict[str, Tensor] = {}  # of a minibatch, overwritten by the next one
         self._gradients = GradientAverage(policy)
         self._draw_memory: dict[tuple[int, int], DrawMemory] = {}
+        self._lane = TrainingLane(experience)
 
     @property
     def last_action(self) -> Tensor:
@@ -229,13 +237,13 @@ class CoreTrainingLoop:
 
         stopwatch = context.stopwatch
         direct = DirectActing.of(self.policy, experience, self.losses, steps, context)
-        raw_infos: list[dict[str, Any]] = []
-        info_steps: list[int] = []
-        agent_steps, idle_steps, step_number = 0, 0, 0
+        lane = RolloutLane.of(direct, self.policy, experience, steps, self._truncation, context, draws)
+        tally, idle_steps = RolloutTally(), 0
         window: slice | None = None
         while not experience.ready_for_training:
+            fetched = None if lane is None else lane.run(env, tally)
             with stopwatch("_rollout.env_wait"):
-                step = steps.unpack(env.get_observations())
+                step = steps.unpack(env.get_observations() if fetched is None else fetched)
             window = step.window.window
             stored = experience.stored_steps
             context.training_env_id = window
@@ -263,25 +271,15 @@ class CoreTrainingLoop:
             steps.track_rewards(rewards, step.window, context)
             with stopwatch("_rollout.send"):
                 env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
-            if step.infos:
-                raw_infos.extend(step.infos)
-                info_steps.extend([step_number] * len(step.infos))
-            step_number += 1
-            agent_steps += step.num_steps
+            tally.count(step.infos, step.num_steps)
             idle_steps = checked_progress(experience, stored, idle_steps)
-        if window is None:
-            raise RuntimeError(
-                "CoreTrainingLoop.rollout_phase: the rollout was complete before its first step"
-            )
         self._truncation.end_rollout()
         kept = states.state_dict() if states is not None and self._boundary.active else None
         self._boundary.end_rollout(env, context, self._prepare)
         if states is not None and kept is not None:  # looking at the newest step must not move them
             states.load_state_dict(kept)
         context.training_env_id = window
-        return RolloutResult(
-            raw_infos=raw_infos, agent_steps=agent_steps, training_env_id=window, info_steps=info_steps
-        )
+        return tally.result(window)
 
     def _prepare(self, td: TensorDictBase, step: EnvStep, env: Any, *, begins_segments: bool = False) -> None:
         """Before the policy sees a step: the states of recurrent policies, and V of final observations, for
@@ -353,6 +351,7 @@ class CoreTrainingLoop:
                 after = self._boundary.after(config, bootstraps)
                 advantages = self._arrivals.compute(self.experience.buffer, config, bootstraps, after)
             self.experience.buffer["advantages_full"] = advantages
+        lane = group == 1 and self._states is None and self._lane.opens(self.policy, self.losses, context)
         for mb_idx in range(count):
             members = range(mb_idx // group * group, min(count, (mb_idx // group + 1) * group))
             if mb_idx % group == 0:
@@ -365,7 +364,7 @@ class CoreTrainingLoop:
                         self.losses, phase_shared, context, mb_idx, None, self._zero
                     )
             else:
-                total, stop = self._loop_minibatch(advantages, context, mb_idx, after)
+                total, stop = self._loop_minibatch(advantages, context, mb_idx, after, lane)
             if ranks.any_rank(stop):
                 if mb_idx % group:
                     clear_gradients(optimizer)
@@ -397,23 +396,29 @@ class CoreTrainingLoop:
         context: ComponentContext,
         mb_idx: int,
         after: AfterRows | None = None,
-    ) -> tuple[Tensor, bool]:
-        """Draw a minibatch, run the policy on it, and sum up the losses."""
+        lane: bool = False,
+    ) -> tuple[Any, bool]:
+        """Draw a minibatch, run the policy on it, and sum up the losses; in the `lane` where it can be."""
         stopwatch = context.stopwatch
+        if lane:
+            with stopwatch("_train.sample"):
+                rows = self.experience.sample_rows(**self._sampling(advantages, context, mb_idx))
+            result = self._lane.minibatch(rows, advantages, context, mb_idx, after)
+            if result is not None:
+                return result
         with stopwatch("_train.sample"):
             shared, columns, recurrent = self._draw(advantages, context, mb_idx)
         if mb_idx == 0:
             full = NonTensorData(advantages, batch_size=shared.batch_size, device=shared.device)
             set_entries(shared, {"advantages_full": full})
         sampled_mb = shared["sampled_mb"]
-        weight = None
-        if self._group is None:
-            weight = rank_weight(sampled_mb)
-        else:
+        weight = rank_weight(sampled_mb) if self._group is None else None
+        if self._group is not None:
             self._group.share_moments(shared)  # its weights count the ranks already
         with stopwatch("_train.forward"):
             policy_td = forward_policy_for_training(self.policy, sampled_mb, self._policy_keys, recurrent)
         set_entries(shared, {"policy_td": policy_td})
+        self._lane.see(policy_td)
         with stopwatch("_train.advantage"):
             if wants_ratio(self.losses, self.experience.buffer):
                 ratio = importance_ratio(sampled_mb, policy_td)
@@ -432,23 +437,22 @@ class CoreTrainingLoop:
 
     def _draw(self, advantages: Tensor, context: ComponentContext, mb_idx: int) -> Drawn:
         """A minibatch, in memory that the next one overwrites."""
-        config = context.config
-        shared, columns = self.experience.sample_columns(
-            self._arrivals.columns,
-            mb_idx=mb_idx,
-            epoch=context.epoch,
-            total_timesteps=config.total_timesteps,
-            batch_size=config.batch_size,
-            advantages=advantages,
-            sampling_config=self.experience.sampling_config or getattr(config, "sampling", None),
-            seed=self._sampling_seed(config),
-            draw=self._update_epochs,
-            reuse=True,
-        )
+        shared, columns = self.experience.sample_columns(**self._sampling(advantages, context, mb_idx))
         recurrent = None
         if self._states is not None:
             recurrent = self._states.training_inputs(shared["sampled_mb"], shared["indices"][:, 0])
         return Drawn(shared, columns, recurrent)
+
+    def _sampling(self, advantages: Tensor, context: ComponentContext, mb_idx: int) -> dict[str, Any]:
+        return sampling_arguments(
+            self.experience,
+            context,
+            self._arrivals.columns,
+            advantages,
+            mb_idx,
+            self.seed,
+            self._update_epochs,
+        )
 
     def _pg_advantages(
         self, shared: TensorDictBase, columns: Any, context: ComponentContext, after: AfterRows | None
@@ -475,10 +479,6 @@ class CoreTrainingLoop:
         with context.stopwatch("_train.survey"):
             drawn = (self._draw(advantages, context, mb_idx) for mb_idx in members)
             return survey(drawn, advantages_of if normalizes_advantages(self.losses) else None)
-
-    def _sampling_seed(self, config: Any) -> int:
-        seed = getattr(config, "seed", None) if self.seed is None else self.seed
-        return self.experience.seed if seed is None else int(seed)
 
     # Resuming
 

@@ -79,14 +79,21 @@ class DirectActing:
 
     def act(self, step: EnvStep, context: ComponentContext) -> Tensor:
         """Run the policy, store the step, and return the actions `[n]` or `[n, k]`."""
-        window, policy, keys = step.window, self._policy, self._keys
+        policy = self._policy
+        with torch.inference_mode() if policy.acts_in_inference_mode else torch.no_grad():
+            value, actions, log_prob, _ = policy.act(step.observations, all_choices=False)
+        return self.store(step, context, value, actions, log_prob)
+
+    def store(
+        self, step: EnvStep, context: ComponentContext, value: Tensor, actions: Tensor, log_prob: Tensor
+    ) -> Tensor:
+        """Store a step with what the policy gave for it; the actions."""
+        window, keys = step.window, self._keys
         source = self._sources.get((window.start, window.stop))
         if source is None:
             constants = {"valid": window.true, "truncation_values": window.zero}
             source = {key: constants[key] for key in keys if key in constants}
             self._sources[window.start, window.stop] = source
-        with torch.inference_mode() if policy.acts_in_inference_mode else torch.no_grad():
-            value, actions, log_prob, _ = policy.act(step.observations, all_choices=False)
         source["env_obs"], source["rewards"] = step.observations, step.rewards
         source["dones"], source["truncateds"] = step.terminals, step.truncations
         source["values"], source["actions"], source["act_log_prob"] = value, actions, log_prob

@@ -45,6 +45,35 @@ class RolloutResult(BaseModel):
     info_steps: list[int] = []
 
 
+class RolloutTally:
+    """What a rollout counts of the environment's steps, for `RolloutResult`."""
+
+    def __init__(self) -> None:
+        self.raw_infos: list[dict[str, Any]] = []
+        self.info_steps: list[int] = []
+        self.agent_steps = 0
+        self._steps = 0
+
+    def count(self, infos: Sequence[dict[str, Any]] | None, num_steps: int) -> None:
+        """One step and the infos that came with it."""
+        if infos:
+            self.raw_infos.extend(infos)
+            self.info_steps.extend([self._steps] * (len(self.raw_infos) - len(self.info_steps)))
+        self._steps += 1
+        self.agent_steps += int(num_steps)
+
+    def result(self, window: slice | None) -> RolloutResult:
+        """What the rollout returns; `window` is the slice served last."""
+        if window is None:
+            raise RuntimeError(f"{_WHERE}: the rollout was complete before its first step")
+        return RolloutResult(
+            raw_infos=self.raw_infos,
+            agent_steps=self.agent_steps,
+            training_env_id=window,
+            info_steps=self.info_steps,
+        )
+
+
 class Window(NamedTuple):
     """What never changes about one slice of agents."""
 
@@ -140,7 +169,7 @@ class StepBuilder:
         self.adopt_action_space(env)
         average = getattr(context.state, "avg_reward", self._average)
         if average is None or average.shape != (agents,):
-            centering = _reward_centering(context)
+            centering = reward_centering(context)
             start = 0.0 if centering is None else float(centering.initial_reward_mean)
             average = torch.full((agents,), start, dtype=torch.float32, device=self.device)
         self._average = average.to(self.device)
@@ -291,7 +320,7 @@ class StepBuilder:
 
     def track_rewards(self, rewards: Tensor, window: Window, context: ComponentContext) -> None:
         """Move the average reward of the agents by ``beta * (reward - average)``, where centering is on."""
-        centering = _reward_centering(context)
+        centering = reward_centering(context)
         if centering is None or not getattr(centering, "enabled", True):
             return
         average = self.averages(context)
@@ -361,7 +390,7 @@ def checked_actions(td: TensorDictBase, count: int, width: int) -> Tensor:
     return actions
 
 
-def _reward_centering(context: ComponentContext) -> Any:
+def reward_centering(context: ComponentContext) -> Any:
     """Read anew at every use; None where the configuration knows none."""
     return getattr(getattr(context.config, "advantage", None), "reward_centering", None)
 

@@ -67,7 +67,7 @@ class Arrivals:
         else:
             importance.copy_(valid)
         out = self._take("advantages", buffer, values.dtype)
-        return _puff(values, rewards, cuts, importance, config, out, after)
+        return puff(values, rewards, cuts, importance, config, out, after)
 
     def _take(self, name: str, buffer: TensorDictBase, dtype: torch.dtype) -> Tensor:
         return kept(self._memory, name, buffer.batch_size, dtype, buffer.device)
@@ -158,7 +158,7 @@ def policy_gradient_advantages(
     importance = _importance(shared, values, memory)
     rewards, cuts = columns
     out = kept(memory, "advantages_pg", values.shape, values.dtype, values.device)
-    return _puff(values, rewards, cuts, importance, config, out, after)
+    return puff(values, rewards, cuts, importance, config, out, after)
 
 
 def delta_lambda_advantages(
@@ -300,10 +300,45 @@ def max_grad_norm_of(losses: Mapping[str, Any], default: float) -> float:
     return default
 
 
+def sampling_arguments(
+    experience: Any,
+    context: ComponentContext,
+    columns: Sequence[Tensor],
+    advantages: Tensor,
+    mb_idx: int,
+    seed: int | None,
+    draw: int,
+) -> dict[str, Any]:
+    """Arguments of `Experience.sample_columns` and `sample_rows` for one minibatch. Key of the draw is the
+    loop's own `seed`, else the configuration's, else the experience's."""
+    config = context.config
+    if seed is None:
+        seed = getattr(config, "seed", None)
+    return {
+        "columns": columns,
+        "mb_idx": mb_idx,
+        "epoch": context.epoch,
+        "total_timesteps": config.total_timesteps,
+        "batch_size": config.batch_size,
+        "advantages": advantages,
+        "sampling_config": experience.sampling_config or getattr(config, "sampling", None),
+        "seed": experience.seed if seed is None else int(seed),
+        "draw": draw,
+        "reuse": True,
+    }
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError for a `value` that is none of the choices."""
     if value not in choices:
         raise ValueError(f"CoreTrainingLoop: {name} must be one of {choices}, got {value!r}")
+
+
+def check_entries(buffer: TensorDictBase) -> None:
+    """Raises ValueError where a buffer holds values but not what advantages are made of besides."""
+    missing = [key for key in ("rewards", "dones") if "values" in buffer and key not in buffer]
+    if missing:
+        raise ValueError(f"CoreTrainingLoop: advantages need {missing} in the experience beside 'values'")
 
 
 def gate_allows(loss: Any, phase: str, context: ComponentContext) -> bool:
@@ -355,7 +390,7 @@ def _next_columns(after: AfterRows | None, values: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _puff(
+def puff(
     values: Tensor,
     rewards: Tensor,
     cuts: Tensor,
@@ -364,6 +399,7 @@ def _puff(
     out: Tensor,
     after: AfterRows | None,
 ) -> Tensor:
+    """`ops.puff_advantage` with the settings of an `AdvantageConfig`."""
     return ops.puff_advantage(
         values.detach() if values.requires_grad else values,
         rewards,

@@ -86,10 +86,15 @@ class TruncationValues:
 
     def asks_for_values(self, step: EnvStep) -> bool:
         """Whether `add_to` may have something to add to this step."""
-        if not self.bootstraps or self._autoreset != "same_step":
+        if not self.looks_at_flags:
             return False
         # Looking at flags on a device would wait for it; NumPy looks faster at a few.
         return not step.truncations.is_cpu or bool(step.truncations.numpy().any())
+
+    @property
+    def looks_at_flags(self) -> bool:
+        """Whether `asks_for_values` depends on the step."""
+        return self.bootstraps and self._autoreset == "same_step"
 
     @property
     def final_value_is_own(self) -> bool:

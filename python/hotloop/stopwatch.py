@@ -29,6 +29,11 @@ class Stopwatch:
             timer = self._timers[name] = _Timer()
         return timer
 
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds that were measured elsewhere; nothing while a block of that name is under way, which
+        counts them itself."""
+        self(name).add(seconds)
+
     def elapsed(self, name: str) -> float:
         """Seconds spent in ``name`` since the last reset, a block under way included; 0 if never entered."""
         timer = self._timers.get(name)
@@ -72,6 +77,10 @@ class _Timer:
         self._depth -= 1
         if self._depth == 0:
             self._seconds += perf_counter() - self._start
+
+    def add(self, seconds: float) -> None:
+        if self._depth == 0:
+            self._seconds += seconds
 
     def elapsed(self) -> float:
         return self._seconds + (perf_counter() - self._start if self._depth else 0.0)

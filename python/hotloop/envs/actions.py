@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from hotloop import _core
+
 ActionBounds: TypeAlias = Literal["clip", "scale", "none"]
 
 
@@ -26,18 +28,25 @@ class DiscreteActions:
     ) -> None:
         self._counts = np.asarray(counts, dtype=np.int64)
         self._unsigned_counts = self._counts.astype(np.uint64)
-        self._start = np.asarray(start, dtype=np.int64)
-        self._shifted = bool(self._start.any())
+        self._start = np.broadcast_to(np.asarray(start, dtype=np.int64), self._counts.shape).copy()
         self._dtype = np.dtype(dtype)
         self._shape = (num_agents, *self._counts.shape)
 
     def __call__(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Converts integer ``actions``, [n] or [n, k], to a fresh array of the space's shape and dtype."""
+        values = np.empty(self._shape, np.int64)  # always a fresh one: environments may keep it
+        rows = actions.shape[0] if actions.shape else 0
+        if rows == len(values) and _core.convert_choices(actions, self._counts, self._start, values):
+            return values if self._dtype == np.int64 else values.astype(self._dtype)
+        return self._convert(actions)
+
+    def _convert(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The same for arrays of any integers and strides, and the errors."""
         if actions.dtype.kind not in "iu":
             raise TypeError(
                 f"send_actions: actions must be integers for a discrete space, got {actions.dtype}"
             )
-        choices = _reshape(actions, self._shape).astype(np.int64)  # always a copy: environments may keep it
+        choices = _reshape(actions, self._shape).astype(np.int64)
         # Seen as unsigned, negative choices are too large ones.
         wrong = choices.view(np.uint64) >= self._unsigned_counts
         if wrong.any():
@@ -46,8 +55,7 @@ class DiscreteActions:
                 f"send_actions: actions must be at least 0 and below {self._counts.tolist()}, "
                 f"got {int(choices[where])} for agent {where[0]}"
             )
-        if self._shifted:
-            choices += self._start
+        choices += self._start
         return choices.astype(self._dtype, copy=False)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from hotloop.envs.actions import ActionBounds
 from hotloop.envs.gymnasium_make import actions_of, gymnasium
 from hotloop.envs.protocol import AutoresetMode, StepBatch
-from hotloop.envs.statistics import EpisodeStatistics
+from hotloop.envs.statistics import EpisodeStatistics, StepBooks
 
 try:
     import envpool
@@ -175,6 +175,8 @@ class _Slice:
         self._mask = np.ones(num_envs, dtype=np.bool_)
         self._infos: list[dict[str, Any]] = []
         buffers = (self._observations, self._rewards, self._terminals, self._truncations, self._mask)
+        self._num_steps = num_envs
+        self._books = StepBooks(*buffers, self._statistics, first_agent=start, next_step=True)
         self._tensors: tuple[Tensor, ...] = tuple(map(torch.from_numpy, buffers))
         observations, _ = pool.reset()
         np.copyto(self._observations, observations)
@@ -184,21 +186,31 @@ class _Slice:
         if self._stepping:
             observations, rewards, terminals, truncations, infos = self._pool.recv()
             self._stepping = False
-            np.copyto(self._observations, observations)
-            self._rewards[:], self._terminals[:], self._truncations[:] = rewards, terminals, truncations
-            dones = self._terminals | self._truncations
-            # The mask still is that of the rows that the actions were sent from. Atari games tell their own
-            # score and end beside those that training is shown, which may be clipped and end with a life.
-            game = "reward" in infos and "terminated" in infos
-            score = infos["reward"] if game else rewards
-            over = infos["terminated"].astype(np.bool_) | self._truncations if game else dones
-            self._infos = self._statistics.update(score, over & self._mask, self._mask)
-            for info in self._infos:
-                info["agent_id"] += self._window.start
-            np.logical_not(dones, out=self._mask)
+            if "reward" in infos and "terminated" in infos:
+                self._infos = self._take_game(observations, rewards, terminals, truncations, infos)
+            else:
+                self._infos, self._num_steps, _ = self._books.take(
+                    observations, rewards, terminals, truncations
+                )
         observations, rewards, terminals, truncations, mask = self._tensors
-        steps = int(np.count_nonzero(self._mask))
-        return observations, rewards, terminals, truncations, self._infos, self._window, mask, steps
+        infos, steps = self._infos, self._num_steps
+        return observations, rewards, terminals, truncations, infos, self._window, mask, steps
+
+    def _take_game(
+        self, observations: Any, rewards: Any, terminals: Any, truncations: Any, infos: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Of Atari games, which tell their own score and end beside what training is shown: that may be
+        clipped, and end with a life."""
+        np.copyto(self._observations, observations)
+        self._rewards[:], self._terminals[:], self._truncations[:] = rewards, terminals, truncations
+        over = infos["terminated"].astype(np.bool_) | self._truncations
+        # The mask still is that of the rows that the actions were sent from.
+        finished = self._statistics.update(infos["reward"], over & self._mask, self._mask)
+        for info in finished:
+            info["agent_id"] += self._window.start
+        np.logical_not(self._terminals | self._truncations, out=self._mask)
+        self._num_steps = int(np.count_nonzero(self._mask))
+        return finished
 
     def send(self, actions: npt.NDArray[Any]) -> None:
         converted = self._convert(actions)

@@ -22,7 +22,7 @@ from hotloop.envs.gymnasium_make import (
     observation_space_of,
 )
 from hotloop.envs.protocol import AutoresetMode, EnvironmentCount, StepBatch
-from hotloop.envs.statistics import EpisodeStatistics, recorded
+from hotloop.envs.statistics import EpisodeStatistics, StepBooks, recorded
 
 _STATE_VERSION = 1
 _SETTLE_SECONDS = 10.0  # for one last step when closing; beyond that workers are ended
@@ -140,7 +140,15 @@ class GymnasiumEnvironment:
             self._truncations = np.zeros(n, dtype=np.bool_)
             self._mask = np.ones(n, dtype=np.bool_)
             self._num_steps = n
-            self._dones = np.zeros(n, dtype=np.bool_)
+            self._books = StepBooks(
+                self._observations,
+                self._rewards,
+                self._terminals,
+                self._truncations,
+                self._mask,
+                self._statistics,
+                next_step=self._autoreset == "next_step",
+            )
             self._tensors = tuple(
                 torch.from_numpy(buffer)
                 for buffer in (
@@ -272,29 +280,15 @@ class GymnasiumEnvironment:
     def _step(self, actions: npt.NDArray[Any]) -> None:
         result = self._env.step_wait() if self._is_async else self._env.step(actions)
         observations, rewards, terminals, truncations, infos = result
-        self._observations[...] = observations
-        rewards = np.asarray(rewards)
-        self._rewards[...] = rewards
-        self._terminals[...] = terminals
-        self._truncations[...] = truncations
-        dones = np.logical_or(self._terminals, self._truncations, out=self._dones)
-        # The mask still is that of the rows the actions were sent from: False where this step only reset.
-        if self._autoreset == "next_step":
-            counted = self._statistics.update(rewards, dones, self._mask)
-            if counted or self._num_steps != len(self._mask):
-                np.logical_not(dones, out=self._mask)
-                self._num_steps = int(np.count_nonzero(self._mask))
-        else:
-            counted = self._statistics.update(rewards, dones)
+        finished, self._num_steps, truncated = self._books.take(observations, rewards, terminals, truncations)
+        if self._autoreset == "same_step":
             self._final_ids = None
-            if counted:
+            if truncated:
                 self._keep_final(infos)
-        self._infos = recorded(infos) if self._reads_recorded else counted
+        self._infos = recorded(infos) if self._reads_recorded else finished
 
     def _keep_final(self, infos: Mapping[str, Any]) -> None:
         agents = np.flatnonzero(self._truncations)
-        if not len(agents):
-            return
         finals = infos.get("final_obs")
         if finals is None or any(finals[agent] is None for agent in agents):
             raise RuntimeError(

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hotloop import _core
+
 
 class EpisodeStatistics:
     """Undiscounted return and length of every agent's running episode.
@@ -72,6 +74,69 @@ class EpisodeStatistics:
         self.returns[agents] = 0.0
         self.lengths[agents] = 0
         return finished
+
+
+class StepBooks:
+    """An adapter's own arrays of the newest step, and its episodes, brought up to date in one native call.
+
+    Args:
+        observations, rewards, terminals, truncations, mask: what the adapter hands out, C-contiguous:
+            [n, ...], float32 [n] and three times bool [n]. They are written where they are.
+        statistics: of the same agents, kept up to date likewise.
+        first_agent: added to ``agent_id``.
+        next_step: whether ``mask`` is False, until the next step, where an episode has ended, and whether the
+            step of a row with such a mask counts for no episode.
+    """
+
+    def __init__(
+        self,
+        observations: npt.NDArray[Any],
+        rewards: npt.NDArray[np.float32],
+        terminals: npt.NDArray[np.bool_],
+        truncations: npt.NDArray[np.bool_],
+        mask: npt.NDArray[np.bool_],
+        statistics: EpisodeStatistics,
+        *,
+        first_agent: int = 0,
+        next_step: bool,
+    ) -> None:
+        self._own = observations, rewards, terminals, truncations
+        self._mask, self._statistics = mask, statistics
+        self._first_agent, self._next_step = first_agent, next_step
+        arrays = (*self._own, mask, statistics.returns, statistics.lengths)
+        self._native = _core.StepBooks(arrays, first_agent, next_step)
+
+    def take(
+        self,
+        observations: Any,
+        rewards: npt.NDArray[Any],
+        terminals: npt.NDArray[Any],
+        truncations: npt.NDArray[Any],
+    ) -> tuple[list[dict[str, Any]], int, bool]:
+        """Takes in a step, arrays of any dtype and strides.
+
+        Returns:
+            The episodes that it ended, as ``EpisodeStatistics.update``; how many rows of the mask are True;
+            and whether it truncated an episode.
+        """
+        taken = self._native.take(observations, rewards, terminals, truncations)
+        return self._take(observations, rewards, terminals, truncations) if taken is None else taken
+
+    def _take(
+        self, observations: Any, rewards: Any, terminals: Any, truncations: Any
+    ) -> tuple[list[dict[str, Any]], int, bool]:
+        rewards = np.asarray(rewards)
+        for own, given in zip(self._own, (observations, rewards, terminals, truncations), strict=True):
+            own[...] = given
+        dones = self._own[2] | self._own[3]
+        # The mask still is that of the rows the actions were sent from: False where this step only reset.
+        counts, over = (self._mask, dones & self._mask) if self._next_step else (None, dones)
+        finished = self._statistics.update(rewards, over, counts)
+        for episode in finished:
+            episode["agent_id"] += self._first_agent
+        if self._next_step:
+            np.logical_not(dones, out=self._mask)
+        return finished, int(np.count_nonzero(self._mask)), bool(self._own[3].any())
 
 
 def recorded(infos: Mapping[str, Any]) -> list[dict[str, Any]]:

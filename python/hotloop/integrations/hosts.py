@@ -73,7 +73,7 @@ HOSTS: tuple[Host, ...] = (
         "metta",
         "metta",
         None,
-        (),
+        ("6e370f620b", "a8d1ecee19"),  # commits: it is not on PyPI; its layout is recognised by its interface
         "CoreTrainingLoop, Experience, compute_advantage, compute_delta_lambda",
         "hotloop.integrations.metta.install()",
     ),
@@ -82,7 +82,7 @@ HOSTS: tuple[Host, ...] = (
         "pufferlib",
         "pufferlib-core",
         ("3.0.23",),
-        "PuffeRL's advantages, prioritised sampling and gather, storage",
+        "PuffeRL: storage, advantages, prioritised minibatches",
         "hotloop.integrations.pufferlib.install()",
     ),
     Host(
@@ -90,7 +90,7 @@ HOSTS: tuple[Host, ...] = (
         "stable_baselines3",
         "stable-baselines3",
         ("2.9.2",),
-        "RolloutBuffer and DictRolloutBuffer",
+        "RolloutBuffer and DictRolloutBuffer: add, compute_returns_and_advantage, get",
         "PPO(..., rollout_buffer_class=hotloop.integrations.sb3.HotRolloutBuffer)",
     ),
     Host(
@@ -98,15 +98,15 @@ HOSTS: tuple[Host, ...] = (
         "torchrl",
         "torchrl",
         ("0.14.1",),
-        "GAE and the functions under it",
-        "hotloop.integrations.torchrl.HotGAE(...)",
+        "GAE and its functions, vec_td_lambda_return_estimate, vtrace_advantage_estimate",
+        "hotloop.integrations.torchrl.HotGAE(...), or hotloop.integrations.torchrl.install()",
     ),
     Host(
         "rsl_rl",
         "rsl_rl",
         "rsl-rl-lib",
         ("5.5.1",),
-        "returns and minibatch generators",
+        "storage, returns, minibatch generators",
         "hotloop.integrations.rsl_rl.install()",
     ),
     Host(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -222,7 +223,7 @@ class Loss:
         return self._zero_tensor
 
 
-def valid_mask(minibatch: TensorDictBase) -> Tensor | None:
+def valid_mask(minibatch: TensorDictBase | Mapping[Any, Tensor]) -> Tensor | None:
     """The minibatch's ``valid`` entry as bool, None when it has none (everything counts)."""
     valid: Tensor | None = minibatch.get("valid", None)
     return valid if valid is None or valid.dtype == torch.bool else valid != 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -151,7 +152,7 @@ class PPOCritic(Loss):
             indices[:, 0], flat_tensordict(columns, tuple(new_values.shape), new_values.device)
         )
 
-    def _track_explained_variance(self, shared: TensorDictBase) -> None:
+    def _track_explained_variance(self, shared: TensorDictBase | Mapping[str, Tensor]) -> None:
         """Once a phase, when the loop hands over the advantages of the whole buffer ``[S, T]``."""
         if self._explained or self.replay is None:
             return

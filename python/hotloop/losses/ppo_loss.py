@@ -85,15 +85,58 @@ class PPOLoss(PPOCritic):
         log_prob, values, entropy = (
             x if x.shape == old_values.shape else x.reshape(old_values.shape) for x in new
         )
-        if self._returns.shape != old_values.shape or self._returns.dtype != old_values.dtype:
-            self._returns = torch.empty_like(old_values)
-        returns = torch.add(advantages, old_values, out=self._returns)
+        returns = self._returns_of(advantages, old_values)
         set_entries(minibatch, {"returns": returns})
         loss = self._fused(
             shared_loss_data, (log_prob, values, entropy), old_log_prob, old_values, returns, minibatch
         )
         self._write_back(shared_loss_data, values)
         return loss, shared_loss_data, False
+
+    def _returns_of(self, advantages: Tensor, old_values: Tensor) -> Tensor:
+        if self._returns.shape != old_values.shape or self._returns.dtype != old_values.dtype:
+            self._returns = torch.empty_like(old_values)
+        return torch.add(advantages, old_values, out=self._returns)
+
+    def differentiate(
+        self,
+        ppo: ops.CategoricalPPO,
+        rows: Any,
+        values: Tensor,
+        advantages_pg: Tensor,
+        advantages_full: Tensor | None,
+        mb_idx: int,
+    ) -> bool:
+        """What `run_train` does for one minibatch, past autograd: its gradients are left in `ppo`, which has
+        evaluated the actions. Returns whether to stop instead.
+
+        `rows`: of the minibatch (see `Experience.sample_rows`); `values`: the policy's, ``[B, T]``;
+        `advantages_full`: of the whole buffer, with the first minibatch of an update epoch.
+        """
+        self._actor.cfg = cfg = self.cfg
+        if self._actor.past_target(mb_idx):
+            return True
+        if advantages_full is not None:
+            self._track_explained_variance({"advantages_full": advantages_full})
+        leaves = rows.leaves
+        old_values = leaves["values"]
+        statistics = ppo.differentiate(
+            leaves["act_log_prob"],
+            advantages_pg,
+            values,
+            old_values,
+            self._returns_of(rows.advantages, old_values),
+            prio_weights=rows.weights,
+            valid=valid_mask(leaves),
+            clip_coef=cfg.clip_coef,
+            vf_clip_coef=cfg.vf_clip_coef if cfg.clip_vloss else None,
+            vf_coef=cfg.vf_coef,
+            ent_coef=cfg.ent_coef,
+            normalize_advantage=cfg.norm_adv,
+        )
+        self.loss_tracker.add_means(_MEANS, statistics, (1.0, cfg.vf_coef, 1.0, 1.0, 1.0, 1.0, 1.0))
+        self.replay.write_values(rows.indices, values)
+        return False
 
     def _fused(
         self,

@@ -1,10 +1,13 @@
-"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`.
+"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`; `ActPlan` and
+`CategoricalPPO`, which join several ops for the loop, are measured by these.
 
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
 
+from hotloop.ops.act_plan import ActPlan
 from hotloop.ops.adam import adam_
 from hotloop.ops.categorical import categorical_evaluate, categorical_sample
+from hotloop.ops.categorical_ppo import CategoricalPPO
 from hotloop.ops.clip_grad_norm import clip_grad_norm_
 from hotloop.ops.delta_lambda import delta_lambda
 from hotloop.ops.discounted_return import discounted_return
@@ -31,7 +34,9 @@ from hotloop.ops.vtrace import vtrace
 
 __all__ = [
     "PPO_STATISTICS",
+    "ActPlan",
     "AdvantageSummary",
+    "CategoricalPPO",
     "GatherPlan",
     "LastActions",
     "RowCursors",

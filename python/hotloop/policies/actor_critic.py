@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,14 @@ class ActorCriticPolicy(ActorCriticBase, ABC):
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Observations ``[n, *obs_shape]`` to logits ``[n, action_spec.num_logits]`` and values ``[n]``."""
 
+    def _acting_network(self) -> Callable[[Tensor], Any]:
+        """What `_accepted` makes ``(logits, value)`` of: for a loop that has looked at its outputs itself."""
+        return self.logits_and_value
+
+    def _accepted(self, output: Any, rows: int) -> tuple[Tensor, Tensor]:
+        """Logits ``[n, num_logits]`` and values ``[n]`` from what `_acting_network` gave for n = `rows`."""
+        return output  # type: ignore[no-any-return]
+
     def forward(self, td: TensorDictBase, action: Tensor | None = None) -> TensorDictBase:
         """Act or evaluate `action`, writing into `td` (flat, see `hotloop.policies.Policy`) and returning it.
 
@@ -135,11 +143,19 @@ class WrappedActorCritic(ActorCriticPolicy):
 
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Run the wrapped module and check what it returned."""
-        output = self.module(obs)
+        return self._accepted(self.module(obs), obs.shape[0])
+
+    def _acting_network(self) -> Callable[[Tensor], Any]:
+        replaced = "logits_and_value" in vars(self)
+        if replaced or type(self).logits_and_value is not WrappedActorCritic.logits_and_value:
+            return self.logits_and_value
+        return self.module
+
+    def _accepted(self, output: Any, rows: int) -> tuple[Tensor, Tensor]:
         if not isinstance(output, (tuple, list)) or len(output) != 2:
             raise TypeError(f"wrap_actor_critic: module must return (logits, value), got {_describe(output)}")
         logits, value = output
-        n, spec = obs.shape[0], self.action_spec
+        n, spec = rows, self.action_spec
         if spec.kind == "continuous" and isinstance(logits, tuple | list) and len(logits) == 2:
             mean, log_std = logits
             logits = torch.cat((mean, log_std.expand_as(mean)), dim=-1)

@@ -42,16 +42,19 @@ class AgentDraws:
         seed: key of the rollout, any 63-bit number.
         first_agent: number of agent 0 among those of all processes.
         memory: kept by the caller from rollout to rollout; see `DrawKey`.
+
+    Attributes: `seed`, `first_agent`, and `acted`: by the start of a slice how often it has acted; who acts
+    for it without `act` counts there, and keys the draw of a step by ``acted * 256``.
     """
 
     def __init__(
         self, seed: int, first_agent: int = 0, memory: dict[tuple[int, int], DrawMemory] | None = None
     ) -> None:
-        self._seed = seed
+        self.seed = seed
         self._memory = {} if memory is None else memory
         self._slice_memory: DrawMemory | None = None
-        self._first_agent = first_agent
-        self._acted: dict[int, int] = {}  # by the start of a slice
+        self.first_agent = first_agent
+        self.acted: dict[int, int] = {}  # how often, by the start of a slice
         self._step = _ASIDE
         self._calls = 0
         self._first_row = first_agent
@@ -60,10 +63,10 @@ class AgentDraws:
 
     def act(self, start: int, stop: int) -> None:
         """The next forward pass acts for the agents ``[start, stop)``."""
-        acted = self._acted.get(start, 0)
-        self._acted[start] = acted + 1
+        acted = self.acted.get(start, 0)
+        self.acted[start] = acted + 1
         self._step, self._calls = acted << _CALL_BITS, 0
-        self._first_row, self._rows = self._first_agent + start, stop - start
+        self._first_row, self._rows = self.first_agent + start, stop - start
         self._slice_memory = self._memory.setdefault((start, stop), {})
 
     def set_aside(self) -> None:
@@ -80,7 +83,7 @@ class AgentDraws:
         self._calls = call + 1
         # A second draw in one forward pass must not overwrite what the first one gave.
         memory = self._slice_memory if call == 0 else None
-        return DrawKey(self._seed, self._step + call, self._first_row, memory)
+        return DrawKey(self.seed, self._step + call, self._first_row, memory)
 
     def __enter__(self) -> AgentDraws:
         self._token = _current.set(self)

@@ -1,0 +1,173 @@
+#include <vector>
+
+#include "bind_plans.h"
+#include "errors.h"
+#include "lent_buffer.h"
+#include "tensor_arg.h"
+
+namespace hotloop {
+
+namespace py = pybind11;
+
+namespace {
+
+// The buffers that an adapter hands its steps out in, and the returns and lengths of the running episodes.
+struct StepBooks {
+  static constexpr const char* kOp = "StepBooks";
+  py::tuple arrays;  // keeps them alive, beside the buffers that they lend
+  LentBuffer observations, rewards, terminals, truncations, mask, returns, lengths;
+  int64_t agents = 0, first_agent = 0;
+  bool next_step = false;
+
+  StepBooks(py::tuple arrays_, int64_t first_agent_, bool next_step_)
+      : arrays(std::move(arrays_)), first_agent(first_agent_), next_step(next_step_) {
+    if (arrays.size() != 7) value_error(kOp, "arrays", "7 arrays", std::to_string(arrays.size()));
+    agents = static_cast<int64_t>(py::len(arrays[1]));
+    hold(observations, 0, "observations", nullptr, 0);
+    hold(rewards, 1, "rewards", "f", 4);
+    hold(terminals, 2, "terminals", "?", 1);
+    hold(truncations, 3, "truncations", "?", 1);
+    hold(mask, 4, "mask", "?", 1);
+    hold(returns, 5, "returns", "d", 8);
+    hold(lengths, 6, "lengths", "lq", 8);
+  }
+
+  void hold(LentBuffer& buffer, size_t i, const char* name, const char* formats, Py_ssize_t itemsize) {
+    const bool fits = buffer.take(py::object(arrays[i]).ptr(), true) &&
+                      (formats == nullptr ? buffer.get().ndim >= 1 && buffer.get().shape[0] == agents
+                                          : buffer.is(formats, itemsize, agents));
+    if (!fits) {
+      type_error(kOp, name, "a C-contiguous array [n] of the adapter's own",
+                 python_str(py::type::of(arrays[i]).ptr()));
+    }
+  }
+
+  // Observations of the same dtype and shape, in rows or (matrices) in columns.
+  bool takes(const LentBuffer& given) const {
+    const Py_buffer &from = given.get(), &to = observations.get();
+    bool same = from.ndim == to.ndim && from.itemsize == to.itemsize && from.format != nullptr &&
+                to.format != nullptr && std::strcmp(from.format, to.format) == 0;
+    for (int d = 0; same && d < to.ndim; ++d) same = from.shape[d] == to.shape[d];
+    return same && (PyBuffer_IsContiguous(&from, 'C') || (from.ndim == 2 && from.itemsize == 4));
+  }
+
+  void copy_observations(const LentBuffer& given) const {
+    const Py_buffer &from = given.get(), &to = observations.get();
+    if (PyBuffer_IsContiguous(&from, 'C')) {
+      std::memmove(to.buf, from.buf, static_cast<size_t>(to.len));
+      return;
+    }
+    char* out = static_cast<char*>(to.buf);
+    for (Py_ssize_t i = 0; i < to.shape[0]; ++i) {
+      const char* row = static_cast<const char*>(from.buf) + i * from.strides[0];
+      for (Py_ssize_t j = 0; j < to.shape[1]; ++j, out += 4) std::memcpy(out, row + j * from.strides[1], 4);
+    }
+  }
+
+  // Takes in a step. Returns (episodes that it ended, rows whose next action counts, whether it truncated any); None,
+  // and nothing is taken in, where an array is of another kind than the adapter's.
+  py::object take(const py::handle& observations_, const py::handle& rewards_, const py::handle& terminals_,
+                  const py::handle& truncations_) {
+    LentBuffer obs, reward, terminal, truncation;
+    const bool plain = obs.take(observations_.ptr(), false, true) && takes(obs) &&
+                       reward.take(rewards_.ptr(), false) && terminal.take(terminals_.ptr(), false) &&
+                       truncation.take(truncations_.ptr(), false) && terminal.is("?", 1, agents) &&
+                       truncation.is("?", 1, agents) && (reward.is("d", 8, agents) || reward.is("f", 4, agents));
+    if (!plain) return py::none();
+    run_kernel(2 * observations.get().len, [&] { copy_observations(obs); });
+    if (reward.format() == 'd') {
+      add(reward.data<double>());
+    } else {
+      add(reward.data<float>());
+    }
+    bool truncated = false, any = false;
+    int64_t steps = agents;
+    for (int64_t i = 0; i < agents; ++i) {
+      const bool over = terminal.data<bool>()[i], cut = truncation.data<bool>()[i];
+      terminals.data<bool>()[i] = over;
+      truncations.data<bool>()[i] = cut;
+      truncated |= cut;
+      any |= over | cut;
+    }
+    py::list finished;
+    if (any) finish(&finished);
+    if (next_step) {
+      for (int64_t i = 0; i < agents; ++i) {
+        const bool done = terminals.data<bool>()[i] || truncations.data<bool>()[i];
+        mask.data<bool>()[i] = !done;
+        steps -= done;
+      }
+    }
+    return py::make_tuple(finished, steps, truncated);
+  }
+
+  // The mask still is that of the rows the actions were sent from: false where this step only reset.
+  template <class T>
+  void add(const T* given) {
+    double* sums = returns.data<double>();
+    for (int64_t i = 0; i < agents; ++i) {
+      rewards.data<float>()[i] = static_cast<float>(given[i]);
+      if (next_step && !mask.data<bool>()[i]) continue;
+      sums[i] += static_cast<double>(given[i]);
+      lengths.data<int64_t>()[i] += 1;
+    }
+  }
+
+  void finish(py::list* finished) {
+    static const py::str* const return_key = new py::str("episode_return");  // as long as the process
+    static const py::str* const length_key = new py::str("episode_length");
+    static const py::str* const agent_key = new py::str("agent_id");
+    for (int64_t i = 0; i < agents; ++i) {
+      if (!terminals.data<bool>()[i] && !truncations.data<bool>()[i]) continue;
+      if (next_step && !mask.data<bool>()[i]) continue;  // there was no episode to end
+      py::dict episode;
+      episode[*return_key] = py::float_(returns.data<double>()[i]);
+      episode[*length_key] = py::int_(lengths.data<int64_t>()[i]);
+      episode[*agent_key] = py::int_(first_agent + i);
+      finished->append(std::move(episode));
+      returns.data<double>()[i] = 0.0;
+      lengths.data<int64_t>()[i] = 0;
+    }
+  }
+};
+
+// Choices counted from 0 to values of an action space: out[i] = actions[i] + start, where every action lies below its
+// count, of which there is one for each of the out.size / rows components of a row. False, and `out` holds nothing
+// that counts, for other arrays and for a choice out of range.
+bool convert_choices(const py::handle& actions, const py::handle& counts, const py::handle& starts,
+                     const py::handle& out) {
+  LentBuffer from, limit, start, to;
+  if (!from.take(actions.ptr(), false) || !limit.take(counts.ptr(), false) || !start.take(starts.ptr(), false) ||
+      !to.take(out.ptr(), true)) {
+    return false;
+  }
+  const Py_ssize_t components = limit.get().len / 8, count = to.get().len / 8;
+  const bool wide = from.is("lq", 8, count);
+  if (components < 1 || !limit.is("lq", 8, components) || !start.is("lq", 8, components) ||
+      !to.is("lq", 8, count) || count % components != 0 || !(wide || from.is("i", 4, count))) {
+    return false;
+  }
+  const int64_t *limits = limit.data<int64_t>(), *first = start.data<int64_t>();
+  int64_t* values = to.data<int64_t>();
+  bool inside = true;
+  for (Py_ssize_t i = 0, c = 0; i < count; ++i) {
+    const int64_t choice = wide ? from.data<int64_t>()[i] : int64_t{from.data<int32_t>()[i]};
+    inside &= choice >= 0 && choice < limits[c];
+    values[i] = choice + first[c];
+    if (++c == components) c = 0;
+  }
+  return inside;
+}
+
+}  // namespace
+
+void bind_step_books(py::module_& m) {
+  py::class_<StepBooks>(m, "StepBooks")
+      .def(py::init<py::tuple, int64_t, bool>(), py::arg("arrays"), py::arg("first_agent"), py::arg("next_step"))
+      .def("take", &StepBooks::take, py::arg("observations"), py::arg("rewards"), py::arg("terminals"),
+           py::arg("truncations"));
+  m.def("convert_choices", &convert_choices, py::arg("actions"), py::arg("counts"), py::arg("starts"),
+        py::arg("out"));
+}
+
+}  // namespace hotloop

@@ -1,0 +1,203 @@
+"""`PuffeRL.evaluate`: a rollout whose steps are stored by one native call each."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hotloop.ops import RowCursors, StorePlan
+
+# attributes of PuffeRL, in the order in which a step is handed over
+STORED = ("observations", "actions", "logprobs", "rewards", "terminals", "values")
+TRUNCATIONS = ("ignore", "terminal", "final", "previous")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `install` may be asked for beyond what PuffeRL does.
+
+    Raises:
+        ValueError: a `truncations` that there is not. TypeError: `masks` is no bool.
+    """
+
+    truncations: str = "ignore"
+    masks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.truncations not in TRUNCATIONS:
+            raise ValueError(
+                "hotloop.integrations.pufferlib: truncations must be one of "
+                f"{', '.join(TRUNCATIONS)}, got {self.truncations!r}"
+            )
+        if not isinstance(self.masks, bool):
+            raise TypeError(f"hotloop.integrations.pufferlib: masks must be a bool, got {self.masks!r}")
+
+    @property
+    def fillers(self) -> bool:
+        """Whether there are steps that count for nothing."""
+        return self.masks or self.truncations == "final"
+
+
+class Rollout:
+    """Where the steps of one trainer go.
+
+    Args:
+        trainer: a `PuffeRL`.
+        options: what becomes of truncations and masks.
+
+    Attributes:
+        valid: `[segments, horizon]` uint8: 0 for a step that counts for nothing; None where all count.
+    """
+
+    def __init__(self, trainer: Any, options: Options) -> None:
+        self.options = options
+        self._plain = options == Options()
+        self.segments, self.horizon = trainer.values.shape
+        self.valid: Tensor | None = None
+        if options.fillers:
+            self.valid = torch.ones(self.segments, self.horizon, dtype=torch.uint8)
+        self._cursors = RowCursors(trainer.total_agents, self.segments, self.horizon)
+        self._buffers: dict[str, Tensor] = {}
+        self.begin(trainer)
+        self._plan = StorePlan(self._buffers, tuple(self._buffers), self._cursors)
+
+    @property
+    def full_rows(self) -> int:
+        return self._cursors.full_rows
+
+    def begin(self, trainer: Any) -> None:
+        """Every agent back to the start of its row; looks the trainer's buffers up anew."""
+        self._cursors.reset()
+        self._free = trainer.total_agents
+        self._row: dict[int, int] = {}  # of the first agent of a slice, from its second row on
+        self._buffers.update({name: getattr(trainer, name) for name in STORED})
+        if self.options.truncations != "ignore":
+            self._buffers["truncations"] = trainer.truncations
+        if self.valid is not None:
+            self._buffers["valid"] = self.valid
+
+    def store(
+        self,
+        agents: slice,
+        step: list[Tensor],
+        truncations: Any,
+        mask: Any,
+        gamma: float,
+    ) -> None:
+        """One step of a slice of agents.
+
+        Args:
+            agents: they must be in one position of their rows.
+            step: tensors `[n, ...]` in the order of `STORED`; what the options ask for changes the list.
+            truncations, mask: `[n]` bool, of which no more is read than the options ask for.
+            gamma: discount.
+
+        Raises:
+            RuntimeError: they have filled their rows and no row is free.
+        """
+        start, stop = int(agents.start), int(agents.stop)
+        row = self._row.get(start, start)
+        if row + stop - start > self.segments:
+            raise RuntimeError(
+                f"hotloop.integrations.pufferlib: agents {start} to {stop - 1} have filled their rows before "
+                f"the others: no row is free of {self.segments} segments"
+            )
+        position = self._cursors.position(start)
+        if self.options != Options():
+            self._apply_options(
+                step, torch.as_tensor(truncations), torch.as_tensor(mask), row, position, gamma
+            )
+        self._plan.store(step, start, stop)
+        if position + 1 == self.horizon:
+            self._row[start] = self._free
+            self._free += stop - start
+
+    def _apply_options(
+        self, step: list[Tensor], truncations: Tensor, mask: Tensor, row: int, position: int, gamma: float
+    ) -> None:
+        kind, masks = self.options.truncations, self.options.masks
+        rewards, terminals = step[STORED.index("rewards")], step[STORED.index("terminals")] != 0
+        truncations, mask = truncations != 0, mask != 0
+        if masks:
+            terminals = terminals | ~mask  # what is masked out comes after an episode's end
+        over = terminals | truncations
+        if kind == "previous" and position > 0:
+            # r + gamma * V(before) takes the place of r + gamma * V(final observation)
+            before = self._buffers["values"][row : row + len(rewards), position - 1]
+            rewards = rewards + gamma * before * (truncations & ~terminals)
+        step[STORED.index("rewards")] = rewards
+        step[STORED.index("terminals")] = over if kind in ("terminal", "previous") else terminals
+        if kind != "ignore":
+            step.append(truncations)
+        if self.valid is not None:
+            counts = ~over if kind == "final" else torch.ones_like(over)
+            step.append(counts & mask if masks else counts)
+
+
+def evaluate(trainer: Any, rollout: Rollout) -> Any:
+    """One rollout of `trainer.segments` rows; returns the environments' statistics."""
+    profile, epoch, config = trainer.profile, trainer.epoch, trainer.config
+    sample_logits = importlib.import_module("pufferlib.pytorch").sample_logits
+    profile("eval", epoch)
+    profile("eval_misc", epoch, nest=True)
+    recurrent = config["use_rnn"]
+    if recurrent:
+        for state in (*trainer.lstm_h.values(), *trainer.lstm_c.values()):
+            state.zero_()
+    rollout.begin(trainer)
+    trainer.full_rows = 0
+    while trainer.full_rows < trainer.segments:
+        profile("env", epoch)
+        observations, rewards, terminals, truncations, _, infos, ids, mask = trainer.vecenv.recv()
+        profile("eval_misc", epoch)
+        agents = slice(ids[0], ids[-1] + 1)
+        trainer.global_step += int(mask.sum())
+        profile("eval_copy", epoch)
+        observations, rewards, terminals = map(torch.as_tensor, (observations, rewards, terminals))
+        profile("eval_forward", epoch)
+        context = {"reward": rewards, "done": terminals, "env_id": agents, "mask": mask}
+        with torch.no_grad(), trainer.amp_context:
+            if recurrent:
+                context["lstm_h"] = trainer.lstm_h[agents.start]
+                context["lstm_c"] = trainer.lstm_c[agents.start]
+            logits, values = trainer.policy.forward_eval(observations, context)
+            actions, logprobs, _ = sample_logits(logits)
+            rewards = rewards.clamp(-1, 1)
+        profile("eval_copy", epoch)
+        with torch.no_grad():
+            if recurrent:
+                trainer.lstm_h[agents.start] = context["lstm_h"]
+                trainer.lstm_c[agents.start] = context["lstm_c"]
+            step = [observations, actions, logprobs, rewards, terminals, values.flatten()]
+            rollout.store(agents, step, truncations, mask, config["gamma"])
+            trainer.full_rows = rollout.full_rows
+            sent = actions.numpy()
+            if isinstance(logits, torch.distributions.Normal):
+                space = trainer.vecenv.action_space
+                sent = np.clip(sent, space.low, space.high)
+        profile("eval_misc", epoch)
+        _collect(trainer.stats, infos)
+        profile("env", epoch)
+        trainer.vecenv.send(sent)
+    profile("eval_misc", epoch)
+    trainer.free_idx = trainer.total_agents
+    profile.end()
+    return trainer.stats
+
+
+def _collect(stats: Any, infos: Any) -> None:
+    """What the environments tell, by name. Arrays are passed over, as PuffeRL does."""
+    if not infos:
+        return
+    unroll = importlib.import_module("pufferlib").unroll_nested_dict
+    for info in infos:
+        for name, value in unroll(info):
+            if isinstance(value, (list, tuple)):
+                stats[name].extend(value)
+            elif not isinstance(value, np.ndarray):
+                stats[name].append(value)

@@ -1,0 +1,183 @@
+"""The fast lane of a rollout: steps between the first and the last column of their rows.
+
+There nothing happens but the step itself: no row begins or ends, so nobody asks what arrived after one, and
+where rewards are not centred and no episode was truncated nothing else remains than to run the network, draw,
+store and send. After a network's pass all other code has left the processor's caches, so what counts is how
+many things are called. Here it is two native calls around the network (`hotloop.ops.ActPlan`), and what the
+loop asks once a rollout it does not ask at every step. Buffers, last actions, cursors and draws are to the
+last bit those of `DirectActing`.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hotloop import ops
+from hotloop.loop_direct import DirectActing
+from hotloop.loop_rollout import RolloutTally, StepBuilder, reward_centering
+from hotloop.policies.actor_critic import ActorCriticBase, ActorCriticPolicy
+from hotloop.policies.draws import AgentDraws
+from hotloop.policies.heads import CategoricalHead
+
+if TYPE_CHECKING:
+    from hotloop.context import ComponentContext
+    from hotloop.experience import Experience
+    from hotloop.loop_truncation import TruncationValues
+
+# What each entry of the buffer is filled with; `valid` is decided by the loop.
+_SOURCES = {
+    "env_obs": "observations",
+    "rewards": "rewards",
+    "dones": "terminals",
+    "truncateds": "truncations",
+    "reward_baseline": "baseline",
+    "truncation_values": "zero",
+    "values": "value",
+    "actions": "actions",
+    "act_log_prob": "log_prob",
+}
+
+
+class RolloutLane:
+    """Steps of one rollout. `of` makes it."""
+
+    def __init__(
+        self,
+        direct: DirectActing,
+        policy: ActorCriticPolicy,
+        experience: Experience,
+        steps: StepBuilder,
+        truncation: TruncationValues,
+        context: ComponentContext,
+        draws: AgentDraws,
+    ) -> None:
+        head = policy.head
+        assert isinstance(head, CategoricalHead)
+        self._direct, self._policy, self._experience, self._steps = direct, policy, experience, steps
+        self._truncation, self._context, self._draws = truncation, context, draws
+        self._network = policy._acting_network()
+        self._single = head.spec.kind == "discrete"
+        self._choices = len(head.spec.nvec)
+        sources = {key: _SOURCES.get(str(key), "mask") for key in experience.store_keys}
+        if "valid" in sources and steps.all_valid:
+            sources["valid"] = "one"
+        self._plan = ops.ActPlan(
+            experience.buffer,
+            sources,
+            experience.cursors,
+            choices=head.spec.nvec[0] if self._single else None,
+            nvec=None if self._single else head.spec.nvec,
+        )
+        self._mode = torch.inference_mode() if policy.acts_in_inference_mode else torch.no_grad()
+        self._known: torch.Tensor | None = None  # observations that the policy takes as they are
+        self._open = True
+
+    @classmethod
+    def of(
+        cls,
+        direct: DirectActing | None,
+        policy: Any,
+        experience: Experience,
+        steps: StepBuilder,
+        truncation: TruncationValues,
+        context: ComponentContext,
+        draws: AgentDraws,
+    ) -> RolloutLane | None:
+        """None where a step may need more than a network, a categorical draw and the buffer."""
+        if direct is None or not callable(getattr(context.stopwatch, "add", None)):
+            return None
+        kind, centering = type(policy), reward_centering(context)
+        fits = (
+            kind.act is ActorCriticPolicy.act
+            and kind._drawn is ActorCriticBase._drawn
+            and kind._checked is ActorCriticBase._checked
+            and not vars(policy).keys() & {"act", "_drawn", "_checked"}
+            and type(policy.head) is CategoricalHead
+            and not vars(policy.head).keys() & {"sample", "_sample_natively"}
+            and "store" not in vars(experience)
+            and (centering is None or not getattr(centering, "enabled", True))
+            and set(_SOURCES) - {"reward_baseline", "truncation_values"} <= set(experience.store_keys)
+            and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
+        )
+        return cls(direct, policy, experience, steps, truncation, context, draws) if fits else None
+
+    def run(self, env: Any, tally: RolloutTally) -> Any:
+        """Act for as long as steps are of the plain kind.
+
+        Returns what `env.get_observations` gave last, for which nothing was done; None where it was not
+        called.
+        """
+        plan, draws = self._plan, self._draws
+        bound = self._open and plan.bind(
+            self._steps.last_actions.buffer,
+            self._steps.averages(self._context),
+            seed=draws.seed,
+            first_agent=draws.first_agent,
+            refuse_truncated=self._truncation.looks_at_flags,
+            acted=draws.acted,
+        )
+        if not bound:
+            return None
+        fetch, send, network, mode = env.get_observations, env.send_actions, self._network, self._mode
+        begin, finish, empty, int32, clock = plan.begin, plan.finish, np.empty, np.int32, perf_counter
+        waited = acted = sent = 0.0
+        now = clock()
+        try:
+            while True:
+                step = fetch()
+                fetched = clock()
+                waited += fetched - now
+                if not begin(step):
+                    return step
+                observations = step[0]
+                if observations is not self._known:
+                    observations = self._checked(observations)
+                agents = len(observations)
+                actions: Any = empty(agents if self._single else (agents, self._choices), int32)
+                with mode:
+                    output = network(observations)
+                    stored = finish(output, actions)
+                if not stored:
+                    actions = self._act_otherwise(step, output)
+                tally.count(step[4], step[7])
+                done = clock()
+                acted += done - fetched
+                send(actions)
+                now = clock()
+                sent += now - done
+                if not stored:
+                    return fetch()
+        finally:
+            self._end_run()
+            add = self._context.stopwatch.add
+            add("_rollout.env_wait", waited)
+            add("_rollout.inference", acted)
+            add("_rollout.send", sent)
+
+    def _checked(self, observations: torch.Tensor) -> torch.Tensor:
+        checked = self._policy._checked(observations)
+        self._known = observations if checked is observations else None
+        return checked
+
+    def _end_run(self) -> None:
+        stored, acted = self._plan.release()
+        self._draws.acted.update(acted)
+        self._experience.count_inner_steps(stored)
+
+    def _act_otherwise(self, step: Any, output: Any) -> Any:
+        """Draw and store by ordinary means what the plan does not take, and leave the lane for good."""
+        self._open = False
+        self._end_run()
+        unpacked, draws, policy = self._steps.unpack(step), self._draws, self._policy
+        window = unpacked.window
+        draws.act(window.start, window.stop)
+        with self._mode:
+            logits, value = policy._accepted(output, window.agents)
+            value, actions, log_prob, _ = policy._drawn(logits, value, all_choices=False)
+        draws.set_aside()
+        return self._direct.store(unpacked, self._context, value, actions, log_prob).numpy()
