@@ -18,7 +18,9 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize wheel-check peers \
+DOCS := .venv-docs
+
+.PHONY: help docs docs-serve train test bench bench-loops bench-tests instructions lint format tidy coverage isa-check sanitize wheels test-wheels wheel-check peers \
   test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -31,9 +33,14 @@ help:
 	@echo "make bench-tests  the same op by op under pytest-benchmark                (PYTEST_ARGS=...)"
 	@echo "make instructions count the instructions of a fixed set of calls and compare (needs valgrind)"
 	@echo "make lint         ruff, mypy --strict, clang-format; make format repairs what can be repaired"
+	@echo "make tidy         clang-tidy over csrc"
+	@echo "make coverage     which lines of Python and C++ the tests run              (PYTEST_ARGS=...)"
 	@echo "make isa-check    no AVX code can leak into the path for older processors"
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make wheels       sdist and a wheel for each Python from 3.10 to 3.13 here, into dist/"
+	@echo "make test-wheels  install each of those into a fresh environment and use it  (PYTEST_ARGS=...)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
+	@echo "make docs         the documentation as a site, into build/site; make docs-serve shows it while it is edited"
 	@echo "make peers        install what tests marked peers compare with, and run those"
 	@echo "make test-peers   install each trainer that hotloop slips into beside .venv, train it with and without (HOSTS=...)"
 	@echo "make bench-integrations  the same, timed in turn                          (BENCH_ARGS=...)"
@@ -74,14 +81,39 @@ format: $(VENV)/.extra-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(filter %.h %.cpp %.cuh %.cu,$(CPP))
 
+tidy: $(VENV)/.extra-dev
+	$(BIN)/python tools/tidy.py
+
+coverage: $(VENV)/.extra-coverage
+	tools/coverage.sh $(BIN)/python $(PYTEST_ARGS)
+
 isa-check: $(VENV)/.native
 	$(BIN)/python tools/check_isa_symbols.py build/ninja
 
 sanitize: $(VENV)/.extra-test
 	tools/sanitize.sh $(BIN)/python
 
+wheels: $(VENV)/.extra-release
+	$(BIN)/python tools/build_wheels.py
+
+# Not those marked slow, which install another torch: PYTEST_ARGS="-m packaging" runs them too.
+test-wheels: $(VENV)/.extra-test
+	HOTLOOP_WHEELS=dist PIP_ARGS="$(PIP_ARGS)" $(BIN)/python -m pytest -m "not slow" tests/packaging $(PYTEST_ARGS)
+
 wheel-check: $(VENV)/.extra-test
 	$(BIN)/python tools/check_wheel.py
+
+# In an environment of its own: it reads the sources and needs neither torch nor a build.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+docs-serve: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve $(ARGS)
+
+$(DOCS)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install -q --disable-pip-version-check -r requirements/docs.txt
+	touch $@
 
 # Without their dependencies, see requirements/peers.txt. Of pufferlib-core, which pins another torch, the compiled
 # op alone is compared with.
@@ -126,4 +158,4 @@ clean:
 	find python tests tools benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) .venv-hosts
+	rm -rf $(VENV) $(DOCS) .venv-hosts

@@ -4,6 +4,10 @@ The kernels listed in SIMD_KERNELS and AVX2_KERNELS are compiled once per instru
 that the processor has is picked at run time. No torch header is included and no torch library linked:
 building needs no torch.
 
+GCC is the compiler that is used and tested. clang builds without threads on Linux, since its OpenMP runtime
+would be a second one beside torch's; so do macOS and Windows. On Windows cl and link must be on the path (a
+developer prompt).
+
 Environment: CXX, CXXFLAGS and LDFLAGS as everywhere;
 HOTLOOP_BUILD_DIR: where ninja keeps its objects, so that an editable install and later rebuilds share them;
 HOTLOOP_SANITIZE=address,undefined: builds for those sanitizers, under build/sanitize instead of build.
@@ -14,6 +18,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -45,6 +50,10 @@ FLAGS = [
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno",
     "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unused-parameter",
 ]  # fmt: skip
+MSVC = sys.platform == "win32"
+if MSVC:  # its own words for the same; /fp:precise fuses nothing since Visual Studio 2022
+    X86_ISAS = {"baseline": [], "avx2": ["/arch:AVX2"], "avx512": ["/arch:AVX512"]}
+    FLAGS = ["/nologo", "/std:c++17", "/O2", "/fp:precise", "/EHsc", "/MD", "/bigobj", "/DNOMINMAX", "/W3"]
 EXPORTS = "csrc/bind/exports.map"
 PYBIND_UNIT = "csrc/bind/pybind_unit.cpp"  # what it includes is not compiled by itself
 SANITIZE = os.environ.get("HOTLOOP_SANITIZE", "")
@@ -68,6 +77,19 @@ def is_x86() -> bool:
     return any(name in target for name in ("x86_64", "AMD64"))
 
 
+def openmp_flags(cxx: str) -> list[str]:
+    if sys.platform != "linux":
+        return []
+    told = subprocess.run(
+        [*shlex.split(cxx), "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    return [] if "clang" in told else ["-fopenmp"]
+
+
+def ninja_path(path: Path | str) -> str:
+    return re.sub(r"([$: ])", r"$\1", str(path))
+
+
 def translation_units() -> list[tuple[str, str, list[str]]]:
     """(source, object name, extra flags) of everything that is compiled."""
     units = []
@@ -84,7 +106,8 @@ def translation_units() -> list[tuple[str, str, list[str]]]:
                 if kernel in SIMD_KERNELS or isa != "avx512"
             ]
         else:
-            units.append((source, f"{stem}.o", ["-O2"] if Path(source).parts[1] == "bind" else []))
+            bind = Path(source).parts[1] == "bind"
+            units.append((source, f"{stem}.o", ["-O2"] if bind and not MSVC else []))
     return units
 
 
@@ -102,33 +125,50 @@ class NinjaBuild(build_ext):
         subprocess.run([sys.executable, "-m", "ninja", "-C", str(work), *jobs, *verbose], check=True)
 
     def build_file(self, output: Path) -> str:
-        openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-        includes = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+        cxx = os.environ.get("CXX", "cl" if MSVC else "c++")
+        openmp = openmp_flags(cxx)
+        system = "/I" if MSVC else "-isystem"
+        includes = [f'{system}"{path}"' for path in (pybind11.get_include(), sysconfig.get_path("include"))]
         defines = [f'-DHL_VERSION=\\"{version()}\\"'] + (["-DHL_HAVE_X86_KERNELS"] if is_x86() else [])
         link = ["-shared", f"-Wl,--version-script={ROOT.resolve() / EXPORTS}"] + ["-Wl,-s"] * (not SANITIZE)
         if sys.platform == "darwin":
             link = ["-bundle", "-undefined", "dynamic_lookup"]
+        elif MSVC:
+            link = ["/nologo", "/DLL", f'/LIBPATH:"{Path(sys.base_prefix) / "libs"}"', "/EXPORT:PyInit__core"]
         link += [*openmp, *SANITIZE_FLAGS, os.environ.get("LDFLAGS", "")]
-        flags = [*FLAGS, *SANITIZE_FLAGS, *openmp, *includes, *defines, os.environ.get("CXXFLAGS", "")]
+        flags = [*FLAGS, *SANITIZE_FLAGS, *openmp, *defines, os.environ.get("CXXFLAGS", "")]
+        if not MSVC:  # a binary tells nothing of the folder where it was built
+            flags.insert(0, f"-ffile-prefix-map={ROOT.resolve()}=.")
+        compile_command = "$cxx $flags $extra -MMD -MF $out.d -c $in -o $out"
+        link_command = "$cxx $in $link -o $out"
+        dependencies = ["  depfile = $out.d", "  deps = gcc"]
+        if MSVC:
+            compile_command = "$cxx $flags $extra /showIncludes /c $in /Fo$out"
+            link_command = "link $in $link /OUT:$out"
+            dependencies = ["  deps = msvc"]
         lines = [
             "ninja_required_version = 1.5",
-            f"cxx = {os.environ.get('CXX', 'c++')}",
+            f"cxx = {cxx}",
             f"flags = {' '.join(flags)}",
             f"link = {' '.join(link)}",
             "rule compile",
-            "  command = $cxx $flags $extra -MMD -MF $out.d -c $in -o $out",
-            "  depfile = $out.d",
-            "  deps = gcc",
+            f"  command = {compile_command}",
+            *dependencies,
             "  description = $out",
             "rule link",
-            "  command = $cxx $in $link -o $out",
+            f"  command = {link_command}",
             "  description = $out",
         ]
         objects = []
+        # Kernels know nothing of Python: builds in one HOTLOOP_BUILD_DIR for several Pythons share them.
         for source, name, extra in translation_units():
-            lines += [f"build {name}: compile {ROOT.resolve() / source}", f"  extra = {' '.join(extra)}"]
+            lines += [
+                f"build {name}: compile {ninja_path(ROOT.resolve() / source)}",
+                f"  extra = {' '.join([*extra, *(includes if name.startswith('bind_') else [])])}",
+            ]
             objects.append(name)
-        lines.append(f"build {output}: link {' '.join(objects)} | {ROOT.resolve() / EXPORTS}")
+        exports = ninja_path(ROOT.resolve() / EXPORTS)
+        lines.append(f"build {ninja_path(output)}: link {' '.join(objects)} | {exports}")
         return "\n".join([*lines, ""])
 
 

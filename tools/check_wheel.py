@@ -1,35 +1,27 @@
 """Builds the source distribution and from it the wheel, as a user's pip would, and uses the wheel elsewhere.
 
 1. The wheel is built from the source distribution with build isolation, where there is no torch.
-2. It holds the package, its types and its licence, and nothing of the repository beside them.
-3. Its native module links neither torch nor an OpenMP runtime of its own.
-4. In a fresh environment outside the checkout it imports, `hotloop doctor` is content, and op tests pass.
+2. Source distribution and wheel hold what `wheel_contents.py` says, and the native module links no torch.
+3. In a fresh environment outside the checkout it imports, `hotloop doctor` is content, and op tests pass.
    torch and the other requirements are borrowed from the environment that runs this script: they are not
-   tested here.
+   tested here; `make wheels test-wheels` does that, for every Python.
 
 usage: python tools/check_wheel.py
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from wheel_contents import ROOT, WheelError, check_sdist, check_wheel, describe
+
 OP_TESTS = ("test_puff_advantage.py", "test_gather.py", "test_runtime.py")
-# What a Linux system has, beside what the C++ runtime and OpenMP bring. A name with a hash is a private copy.
-MAY_LINK = re.compile(r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl)\.so\.\d+|ld-linux.*")
-
-
-class WheelError(Exception):
-    """What is wrong with the wheel."""
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
@@ -47,36 +39,12 @@ def build(work: Path) -> Path:
     """The wheel, built from the source distribution in an isolated environment."""
     run(sys.executable, "setup.py", "-q", "sdist", "--dist-dir", work / "sdist")
     (sdist,) = (work / "sdist").iterdir()
+    check_sdist(sdist)
     start = time.perf_counter()
     pip("wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", work / "wheel", sdist)
     (wheel,) = (work / "wheel").glob("*.whl")
-    size = wheel.stat().st_size / 2**20
-    print(f"built {wheel.name} ({size:.1f} MiB) from {sdist.name} in {time.perf_counter() - start:.0f} s")
+    print(f"built {wheel.name} from {sdist.name} in {time.perf_counter() - start:.0f} s")
     return wheel
-
-
-def inspect(wheel: Path, work: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        archive.extractall(work / "unpacked")
-    foreign = [name for name in names if not re.match(r"hotloop(-[\w.]+\.dist-info)?/", name)]
-    if foreign:
-        raise WheelError(f"the wheel holds what is not the package: {foreign}")
-    package = {name.removeprefix("hotloop/") for name in names}
-    folder = ROOT / "python/hotloop"
-    sources = {str(path.relative_to(folder)) for path in folder.rglob("*.py*") if path.suffix != ".pyc"}
-    missing = sources - package
-    if missing:
-        raise WheelError(f"the wheel lacks {sorted(missing)}")
-    if not any(name.endswith("/LICENSE") for name in names):
-        raise WheelError("the wheel lacks its licence")
-    (module,) = (work / "unpacked" / "hotloop").glob("_core*.so")
-    listing = run("readelf", "-d", module)
-    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", listing)
-    unwelcome = [name for name in needed if not MAY_LINK.fullmatch(name)]
-    if unwelcome or "RPATH" in listing or "RUNPATH" in listing:
-        raise WheelError(f"{module.name} links {unwelcome} or names a search path:\n{listing}")
-    print(f"{module.name} links {', '.join(needed)}")
 
 
 def use(wheel: Path, work: Path) -> None:
@@ -105,7 +73,7 @@ def main() -> int:
         work = Path(folder)
         try:
             wheel = build(work)
-            inspect(wheel, work)
+            print(describe(check_wheel(wheel)))
             use(wheel, work)
         except WheelError as problem:
             print(f"check_wheel: {problem}")

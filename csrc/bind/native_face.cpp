@@ -63,7 +63,7 @@ PyObject* call_face(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyO
 }
 
 // args: python function, native op, names, defaults, required marker, positional count, name, doc
-PyObject* native_face(PyObject* module, PyObject* args) {
+PyObject* native_face(PyObject*, PyObject* args) {
   PyObject *python, *native, *names, *defaults, *required;
   Py_ssize_t positional;
   const char *name, *doc;

@@ -20,10 +20,10 @@ void update(const AdamRates<T>& rates, int64_t count, T* __restrict p, const T* 
     const int64_t end = start + kAhead < count ? start + kAhead : count;
     const int64_t fetched = end + kAhead < count ? end + kAhead : count;
     for (int64_t i = end; i < fetched; i += 64 / static_cast<int64_t>(sizeof(T))) {
-      __builtin_prefetch(p + i, 1);
-      __builtin_prefetch(g + i, 0);
-      __builtin_prefetch(m + i, 1);
-      __builtin_prefetch(v + i, 1);
+      HL_PREFETCH_WRITE(p + i);
+      HL_PREFETCH_READ(g + i);
+      HL_PREFETCH_WRITE(m + i);
+      HL_PREFETCH_WRITE(v + i);
     }
     HL_INDEPENDENT
     for (int64_t i = start; i < end; ++i) adam_update<kL2>(r, g[i], p + i, m + i, v + i);

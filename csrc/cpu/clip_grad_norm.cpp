@@ -2,6 +2,7 @@
 
 #include "load.h"
 #include "parallel.h"
+#include "vectors.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
@@ -12,14 +13,9 @@ constexpr int64_t kGroups = 4;   // vectors of sums side by side, to hide an add
 constexpr int64_t kLanes = 4;
 constexpr int64_t kSums = kGroups * kLanes;  // partial sums, the same number on every instruction set: same bits
 
-typedef float F32x4 __attribute__((vector_size(16)));
-typedef double F64x4 __attribute__((vector_size(32)));
+using F64x4 = Vector<double, 4>;
 
-inline void load_doubles(const float* at, F64x4* to) {
-  F32x4 x;
-  std::memcpy(&x, at, sizeof x);
-  *to = __builtin_convertvector(x, F64x4);
-}
+inline void load_doubles(const float* at, F64x4* to) { widen(load_lanes<Vector<float, 4>>(at), to); }
 inline void load_doubles(const double* at, F64x4* to) { std::memcpy(to, at, sizeof *to); }
 
 // Element i belongs to sum i % kSums; pieces start at multiples of it.

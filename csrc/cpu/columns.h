@@ -1,6 +1,7 @@
 // A block of rows of a matrix as columns, so that rows are the vector lanes of what is computed from them.
 #pragma once
 #include "load.h"
+#include "vectors.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
@@ -13,22 +14,15 @@ struct Columns {
   alignas(64) T at[kMaxColumns][kBlockRows];
 };
 
-typedef float F32x4 __attribute__((vector_size(16)));
+using F32x4 = Vector<float, 4>;
 
 static inline void transpose4(F32x4 a0, F32x4 a1, F32x4 a2, F32x4 a3, F32x4* out) {
-  const F32x4 t0 = __builtin_shufflevector(a0, a1, 0, 4, 1, 5), t1 = __builtin_shufflevector(a2, a3, 0, 4, 1, 5);
-  const F32x4 t2 = __builtin_shufflevector(a0, a1, 2, 6, 3, 7), t3 = __builtin_shufflevector(a2, a3, 2, 6, 3, 7);
-  out[0] = __builtin_shufflevector(t0, t1, 0, 1, 4, 5);
-  out[1] = __builtin_shufflevector(t0, t1, 2, 3, 6, 7);
-  out[2] = __builtin_shufflevector(t2, t3, 0, 1, 4, 5);
-  out[3] = __builtin_shufflevector(t2, t3, 2, 3, 6, 7);
-}
-
-template <class Vector>
-static inline Vector load_vector(const float* at) {
-  Vector v;
-  std::memcpy(&v, at, sizeof v);
-  return v;
+  const F32x4 t0 = zip_low(a0, a1), t1 = zip_low(a2, a3);
+  const F32x4 t2 = zip_high(a0, a1), t3 = zip_high(a2, a3);
+  out[0] = join_low(t0, t1);
+  out[1] = join_high(t0, t1);
+  out[2] = join_low(t2, t3);
+  out[3] = join_high(t2, t3);
 }
 
 // The tiles of 4 x 4 that fit; returns the number of columns that are done (for all rows up to a multiple of 4).
@@ -39,8 +33,8 @@ static inline int64_t split_tiles(const float* in, int64_t stride, int64_t rows,
     for (int64_t r = 0; r + 4 <= rows; r += 4) {
       F32x4 tile[4];
       const float* at = in + r * stride + j;
-      transpose4(load_vector<F32x4>(at), load_vector<F32x4>(at + stride), load_vector<F32x4>(at + 2 * stride),
-                 load_vector<F32x4>(at + 3 * stride), tile);
+      transpose4(load_lanes<F32x4>(at), load_lanes<F32x4>(at + stride), load_lanes<F32x4>(at + 2 * stride),
+                 load_lanes<F32x4>(at + 3 * stride), tile);
       for (int64_t c = 0; c < 4; ++c) std::memcpy(&out.at[j + c][r], &tile[c], sizeof tile[c]);
     }
   }
@@ -54,8 +48,8 @@ static inline int64_t join_tiles(const Columns<float>& in, int64_t rows, int64_t
   for (int64_t j = 0; j < whole; j += 4) {
     for (int64_t r = 0; r + 4 <= rows; r += 4) {
       F32x4 tile[4];
-      transpose4(load_vector<F32x4>(&in.at[j][r]), load_vector<F32x4>(&in.at[j + 1][r]),
-                 load_vector<F32x4>(&in.at[j + 2][r]), load_vector<F32x4>(&in.at[j + 3][r]), tile);
+      transpose4(load_lanes<F32x4>(&in.at[j][r]), load_lanes<F32x4>(&in.at[j + 1][r]),
+                 load_lanes<F32x4>(&in.at[j + 2][r]), load_lanes<F32x4>(&in.at[j + 3][r]), tile);
       for (int64_t c = 0; c < 4; ++c) std::memcpy(out + (r + c) * stride + j, &tile[c], sizeof tile[c]);
     }
   }

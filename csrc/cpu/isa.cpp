@@ -3,8 +3,34 @@
 #include <atomic>
 #include <cstdlib>
 
+#if defined(HL_HAVE_X86_KERNELS) && defined(_MSC_VER)
+#include <immintrin.h>
+#include <intrin.h>
+#endif
+
 namespace hotloop {
 namespace {
+
+#if defined(HL_HAVE_X86_KERNELS) && defined(_MSC_VER)
+
+// What __builtin_cpu_supports asks elsewhere: the processor's bits (Intel's manual, CPUID leaves 1 and 7), and in XCR0
+// whether the system saves the registers.
+bool processor_has(Isa isa) {
+  int one[4], seven[4];
+  __cpuid(one, 0);
+  if (isa == Isa::baseline || one[0] < 7) return isa == Isa::baseline;
+  __cpuid(one, 1);
+  __cpuidex(seven, 7, 0);
+  const auto bit = [](int word, int number) { return ((static_cast<unsigned>(word) >> number) & 1u) != 0; };
+  if (!bit(one[2], 27)) return false;  // OSXSAVE: without it there is no XCR0 to read
+  const unsigned long long saved = _xgetbv(0);
+  const bool avx2 = bit(one[2], 12) && bit(seven[1], 5) && (saved & 0x6u) == 0x6u;  // FMA, AVX2
+  if (isa == Isa::avx2) return avx2;
+  return avx2 && bit(seven[1], 16) && bit(seven[1], 17) && bit(seven[1], 30) && bit(seven[1], 31) &&
+         (saved & 0xe6u) == 0xe6u;  // AVX-512 F, DQ, BW, VL
+}
+
+#else
 
 bool processor_has(Isa isa) {
 #if defined(HL_HAVE_X86_KERNELS)
@@ -17,6 +43,8 @@ bool processor_has(Isa isa) {
 #endif
   return isa == Isa::baseline;
 }
+
+#endif
 
 // HOTLOOP_ISA narrows the choice (to measure, or to exclude a kernel when hunting a bug); a name that is
 // unknown or unsupported is reported by the module's import, which compares it with what was picked.

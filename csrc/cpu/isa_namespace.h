@@ -13,6 +13,8 @@
 #define HL_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
 #define HL_INDEPENDENT _Pragma("GCC ivdep")
+#elif defined(_MSC_VER)
+#define HL_INDEPENDENT __pragma(loop(ivdep))
 #else
 #define HL_INDEPENDENT
 #endif
@@ -22,4 +24,13 @@
 #define HL_NOINLINE __declspec(noinline)
 #else
 #define HL_NOINLINE __attribute__((noinline))
+#endif
+
+// Asks for the cache line at `address`, to be read or written soon.
+#if defined(__GNUC__) || defined(__clang__)
+#define HL_PREFETCH_READ(address) __builtin_prefetch(address, 0)
+#define HL_PREFETCH_WRITE(address) __builtin_prefetch(address, 1)
+#else
+#define HL_PREFETCH_READ(address) ((void)(address))
+#define HL_PREFETCH_WRITE(address) ((void)(address))
 #endif

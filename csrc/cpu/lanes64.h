@@ -2,27 +2,25 @@
 // Every operation is rounded once and in the order written here, so each width gives the same bits.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
 #include "../core/philox.h"
-#include "isa_namespace.h"
+#include "vectors.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 
 #if defined(__AVX2__)
-constexpr int kLaneBytes = 32;
+constexpr int kLanes64 = 4;
 #else
-constexpr int kLaneBytes = 16;
+constexpr int kLanes64 = 2;
 #endif
-constexpr int kLanes64 = kLaneBytes / 8;
 
-typedef uint64_t U64 __attribute__((vector_size(kLaneBytes)));
-typedef double F64 __attribute__((vector_size(kLaneBytes)));
+using U64 = Vector<uint64_t, kLanes64>;
+using F64 = Vector<double, kLanes64>;
 
 static inline U64 splat(uint64_t x) { return U64{} + x; }
 static inline F64 splat_f64(double x) { return F64{} + x; }
@@ -35,36 +33,14 @@ static inline U64 lane_numbers() {
 #endif
 }
 
-template <class V, class T>
-static inline V load_lanes(const T* at) {
-  V v;
-  std::memcpy(&v, at, sizeof v);
-  return v;
-}
-
-template <class V, class T>
-static inline void store_lanes(T* at, V v) {
-  std::memcpy(at, &v, sizeof v);
-}
-
 // Products of the lanes' low halves; the high halves are ignored.
 static inline U64 multiply_low_halves(U64 a, U64 b) {
-#if defined(__AVX2__)
+#if defined(__AVX2__) && defined(HL_COMPILER_VECTORS)
   return reinterpret_cast<U64>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
-#elif defined(__SSE2__)
+#elif defined(__SSE2__) && defined(HL_COMPILER_VECTORS)
   return reinterpret_cast<U64>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
 #else
   return (a & splat(0xffffffffull)) * (b & splat(0xffffffffull));
-#endif
-}
-
-static inline void interleave(U64 even, U64 odd, U64* first, U64* second) {
-#if defined(__AVX2__)
-  *first = __builtin_shufflevector(even, odd, 0, 4, 1, 5);
-  *second = __builtin_shufflevector(even, odd, 2, 6, 3, 7);
-#else
-  *first = __builtin_shufflevector(even, odd, 0, 2);
-  *second = __builtin_shufflevector(even, odd, 1, 3);
 #endif
 }
 
@@ -98,30 +74,27 @@ static inline void random_lanes(const RandomKey& key, uint64_t first, uint64_t* 
   for (int g = 0; g < kPhiloxGroups; ++g) {
     const U64 even = (c0[g] & splat(0xffffffffull)) | (c1[g] << 32);
     const U64 odd = (c2[g] & splat(0xffffffffull)) | (c3[g] << 32);
-    U64 low, high;
-    interleave(even, odd, &low, &high);
-    store_lanes(out + g * 2 * kLanes64, low);
-    store_lanes(out + g * 2 * kLanes64 + kLanes64, high);
+    store_lanes(out + g * 2 * kLanes64, zip_low(even, odd));
+    store_lanes(out + g * 2 * kLanes64 + kLanes64, zip_high(even, odd));
   }
 }
 
 // Exact for lanes below 2^53: no instruction set before AVX-512 converts 64-bit integers.
 static inline F64 to_double(U64 n) {
   const U64 two52 = splat(0x4330000000000000ull);
-  const F64 high = reinterpret_cast<F64>((n >> 32) | two52) - splat_f64(0x1p52);
-  const F64 low = reinterpret_cast<F64>((n & splat(0xffffffffull)) | two52) - splat_f64(0x1p52);
+  const F64 high = lanes_as<F64>((n >> 32) | two52) - splat_f64(0x1p52);
+  const F64 low = lanes_as<F64>((n & splat(0xffffffffull)) | two52) - splat_f64(0x1p52);
   return high * splat_f64(0x1p32) + low;
 }
 
 // Natural logarithm of 2^shift * x, x a normal positive number, to 1 ulp; the polynomial is that of fdlibm's e_log.c.
 static inline F64 log_lanes(F64 x, double shift) {
-  const U64 bits = reinterpret_cast<U64>(x);
+  const U64 bits = lanes_as<U64>(x);
   // x = 2^k z with z in [sqrt(1/2), sqrt(2)); 1024 is added to k so that a shift without sign does
   const U64 above = bits - splat(0x3fe6a09e00000000ull) + splat(0x4000000000000000ull);
   const U64 biased = above >> 52;
-  const F64 z =
-      reinterpret_cast<F64>(bits - (above & splat(0xfff0000000000000ull)) + splat(0x4000000000000000ull));
-  const F64 k = reinterpret_cast<F64>(biased | splat(0x4330000000000000ull)) - splat_f64(0x1p52 + 1024 - shift);
+  const F64 z = lanes_as<F64>(bits - (above & splat(0xfff0000000000000ull)) + splat(0x4000000000000000ull));
+  const F64 k = lanes_as<F64>(biased | splat(0x4330000000000000ull)) - splat_f64(0x1p52 + 1024 - shift);
   const F64 f = z - 1.0;
   const F64 s = f / (f + 2.0);
   const F64 s2 = s * s;
@@ -166,7 +139,7 @@ static inline F64 exp_lanes(F64 y) {
   e = e * r + 0.5;
   e = e * r + 1.0;
   e = e * r + 1.0;
-  return reinterpret_cast<F64>(reinterpret_cast<U64>(e) + (reinterpret_cast<U64>(shifted) << 52));
+  return lanes_as<F64>(lanes_as<U64>(e) + (lanes_as<U64>(shifted) << 52));
 }
 
 }  // namespace HL_ISA_NAMESPACE

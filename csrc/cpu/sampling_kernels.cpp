@@ -76,12 +76,10 @@ void power_weights(const PowerWeightsParams& p) {
   }
   const F64 smallest = splat_f64(2.2250738585072014e-308);  // the logarithm wants a normal number
   for (int64_t i = 0; i < p.count; i += kLanes64) {
-    F64 x = load_lanes<F64>(p.x + i);
-    x = x < smallest ? smallest : x;
-    F64 y = log_lanes(x, 0.0) * -p.beta;
-    y = y < splat_f64(-120.0) ? splat_f64(-120.0) : y;  // e^-120 and e^120 are 0 and infinity as floats
-    y = y > splat_f64(120.0) ? splat_f64(120.0) : y;
-    const F64 e = exp_lanes(y);
+    const F64 x = at_least(load_lanes<F64>(p.x + i), smallest);
+    const F64 y = log_lanes(x, 0.0) * -p.beta;
+    // e^-120 and e^120 are 0 and infinity as floats
+    const F64 e = exp_lanes(at_most(at_least(y, splat_f64(-120.0)), splat_f64(120.0)));
     for (int j = 0; j < kLanes64; ++j) p.weights[i + j] = static_cast<float>(e[j]);
   }
 }

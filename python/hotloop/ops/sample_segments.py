@@ -41,18 +41,15 @@ def sample_segments(
 ) -> tuple[Tensor, Tensor]:
     """Draws `count` of `num_segments` segments for one minibatch.
 
-    ==================  ===========================================================  ======================
-    law                 draw                                                         weight
-    ==================  ===========================================================  ======================
-    `sequential`        contiguous blocks in order: minibatch m gets m * count ...   1
-    `permutation`       blocks of a fresh random permutation each epoch              1
-    `successive`        without replacement, as `torch.multinomial` draws (an        `(S p_i) ** -beta`
-                        exponential race)
-    `with_replacement`  independent draws by inversion of the distribution function  `(S p_i) ** -beta`
-    `systematic`        without replacement, inclusion probability exactly           `(S pi_i / k) ** -beta`
-                        `pi_i = min(1, c p_i)`, which add up to k
-    ==================  ===========================================================  ======================
+    | law | draw | weight |
+    | --- | --- | --- |
+    | `sequential` | contiguous blocks in order: minibatch m gets m * count ... | 1 |
+    | `permutation` | blocks of a fresh random permutation each epoch | 1 |
+    | `successive` | without replacement, as `torch.multinomial` (an exponential race) | `(S p_i) ** -beta` |
+    | `with_replacement` | independent draws by inversion of the distribution function | `(S p_i) ** -beta` |
+    | `systematic` | without replacement, inclusion probability `pi_i` | `(S pi_i / k) ** -beta` |
 
+    Under `systematic` the inclusion probability is exactly `pi_i = min(1, c p_i)`, which add up to k.
     `p_i` is proportional to `priorities[i] + 1e-6`. With beta = 1 the weighted mean over a minibatch is an
     unbiased estimate of the mean over all S segments under `with_replacement` and `systematic`: their weights
     are exact. The weight of `successive` is the one that PufferLib and Metta use, `p_i = (priorities[i] +
