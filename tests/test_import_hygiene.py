@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "spec": set(),
     "entries": {"spec"},
     "stopwatch": set(),
+    "nonfinite": set(),
     "normalize": set(),
     "envs": set(),
     "ops": {"_core"},
@@ -37,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "experience": KERNEL | {"segment_sampler"},
     "gradients": {"losses"},
     "distributed": {"losses"},
-    "loop": KERNEL | {"experience", "losses", "policies", "envs", "gradients"},
+    "loop": KERNEL | {"experience", "losses", "policies", "envs", "gradients", "nonfinite"},
     "integrations": KERNEL | {"segment_sampler", "experience", "loop"},
     "__init__": KERNEL
     | {
@@ -47,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         "experience",
         "loop",
         "losses",
+        "nonfinite",
         "optim",
         "policies",
         "envs",
@@ -60,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "experience",
         "loop",
         "losses",
+        "nonfinite",
         "optim",
         "policies",
         "envs",

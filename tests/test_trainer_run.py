@@ -6,10 +6,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from hotloop.nonfinite import NonFiniteError
 from hotloop.policies import GRUPolicy, LSTMPolicy, MLPPolicy
 from hotloop.trainer import Trainer
 from hotloop.trainer.checkpoint import load_checkpoint
@@ -225,9 +227,49 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     before = (tmp_path / "r" / "checkpoint.pt").read_bytes()
     with torch.no_grad():
         next(trainer.policy.critic.parameters()).fill_(float("nan"))  # type: ignore[union-attr]
-    with pytest.raises(FloatingPointError, match=r"epoch 1.*value_loss = nan"):
+    with pytest.raises(NonFiniteError, match=r"epoch 1, after .*critic.*checkpoint\.pt is from before"):
         trainer.train()
     assert (tmp_path / "r" / "checkpoint.pt").read_bytes() == before
+    with pytest.raises(NonFiniteError, match="critic"):
+        trainer.save()
+    assert (tmp_path / "r" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_nan_of_the_environment_stops_the_run_or_costs_a_minibatch(tmp_path: Path) -> None:
+    from hotloop.envs import GymnasiumEnvironment
+
+    class Broken(GymnasiumEnvironment):
+        fetched = 0
+
+        def get_observations(self) -> Any:
+            step = super().get_observations()
+            self.fetched += 1
+            if self.fetched == 45:
+                step[0][3, 1] = float("nan")
+            return step
+
+    def trainer(name: str, **changes: Any) -> Trainer:
+        config = settings(tmp_path / name, **changes)
+        return Trainer(config, environment=Broken("CartPole-v1", 8, seed=0), progress=Recorder())
+
+    with pytest.raises(NonFiniteError, match=r"epoch 3.*env_obs.*agent 3, environment 3.*--on-nan skip"):
+        trainer("raised").train()
+    kept = load_checkpoint(tmp_path / "raised" / "checkpoint.pt")
+    assert kept["epoch"] == 0
+    assert all(tensor.isfinite().all() for tensor in kept["policy"].values())
+
+    assert trainer("skipped", on_nan="skip").train().epoch == 6
+    skipped = read_metrics(tmp_path / "skipped" / "metrics.csv")["skipped_minibatches"]
+    assert skipped[2] > 0
+    assert sum(skipped) == skipped[2]
+
+    normalized = {"observations": True, "rewards": True}
+    assert trainer("normalized", on_nan="skip", normalize=normalized).train().epoch == 6
+    skipped = read_metrics(tmp_path / "normalized" / "metrics.csv")["skipped_minibatches"]
+    assert skipped[2] > 0
+    assert sum(skipped) == skipped[2]
+    moments = load_checkpoint(tmp_path / "normalized" / "checkpoint.pt")["normalizers"]
+    assert np.isfinite(moments["observations"]["mean"]).all()
 
 
 def test_checkpoints_are_written_along_the_way(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hotloop.experience import Experience
     from hotloop.freed_memory import FreedMemory, keep_freed_memory
     from hotloop.loop import CoreTrainingLoop, RolloutResult
+    from hotloop.nonfinite import NonFinite, NonFiniteError
     from hotloop.segment_sampler import SegmentSampler
     from hotloop.stopwatch import Stopwatch
     from hotloop.trainer import TrainConfig, Trainer
@@ -37,6 +38,8 @@ _MODULE_OF = {
     "keep_freed_memory": "hotloop.freed_memory",
     "CoreTrainingLoop": "hotloop.loop",
     "RolloutResult": "hotloop.loop",
+    "NonFinite": "hotloop.nonfinite",
+    "NonFiniteError": "hotloop.nonfinite",
     "SegmentSampler": "hotloop.segment_sampler",
     "Stopwatch": "hotloop.stopwatch",
     "TrainConfig": "hotloop.trainer",  # these two need the extra `train`
@@ -50,6 +53,8 @@ __all__ = [
     "Experience",
     "FreedMemory",
     "LoopConfig",
+    "NonFinite",
+    "NonFiniteError",
     "RolloutResult",
     "SegmentSampler",
     "Stopwatch",

@@ -97,6 +97,7 @@ class RowBook:
         self._views: dict[tuple[int, int], RowViews] = {}
         self._done = bytearray(total_agents)  # agents whose slice is done with this rollout
         self._finished = bytearray(total_agents)  # agents with at least one finished row
+        self._given: list[tuple[int, int, int]] = []  # first of the rows that a slice went on in, start, stop
         self._wrapped: dict[int, int] = {}  # slice start -> rows 0 .. w-1 that it is about to write once more
 
     def reset(self) -> None:
@@ -109,6 +110,7 @@ class RowBook:
         self._needed = self.segments
         self._done = bytearray(self.total_agents)
         self._finished = bytearray(self.total_agents)
+        self._given.clear()
         self._wrapped.clear()
 
     @property
@@ -175,11 +177,20 @@ class RowBook:
             count = stop - start
             handed_out = self.total_agents + self.cursors.full_rows  # its next rows included
             self._finished[start:stop] = b"\1" * count
+            self._given.append((handed_out - count, start, stop))
             if handed_out - count >= self.segments:
                 self._done[start:stop] = b"\1" * count
             elif handed_out > self.segments:
                 self._wrapped[start] = handed_out - self.segments
                 self._needed = handed_out
+
+    def agent_of(self, row: int) -> int | None:
+        """The agent that was given a row last in this rollout; None where no agent was."""
+        agent = row if row < self.total_agents else None
+        for first, start, stop in self._given:
+            if first < self.segments and (row - first) % self.segments < stop - start:
+                agent = start + (row - first) % self.segments
+        return agent
 
     def _check_wrap(self, start: int, stop: int, count: int) -> None:
         """Rows 0 .. count-1 are written a second time: fine if their first owners are past them."""
