@@ -1,6 +1,8 @@
 #include "tensor_arg.h"
 
+#include <chrono>
 #include <numeric>
+#include <thread>
 
 #include "torch_bridge.h"
 
@@ -134,6 +136,16 @@ std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequen
     views.push_back(read_tensor(op, name.c_str(), PySequence_Fast_GET_ITEM(sequence, i)));
   }
   return views;
+}
+
+void take_gil_back(PyThreadState* state) {
+  try {
+    PyEval_RestoreThread(state);
+  } catch (...) {
+    // CPython has called pthread_exit, which unwinds the stack: through destructors that let no exception pass, and
+    // through others that give up references in an interpreter that is gone. CPython 3.14 stops such threads too.
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
 }
 
 void expect_ndim(const char* op, const char* arg, const View& view, int ndim, const char* layout) {

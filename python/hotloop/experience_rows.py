@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -112,6 +112,13 @@ class RowBook:
         self._finished = bytearray(self.total_agents)
         self._given.clear()
         self._wrapped.clear()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy's cursors have memory of their own, which the live tensors must be again.
+        self.__dict__.update(state)
+        self._views = {}
+        if not self._mirrored:
+            self.rows, self.positions = self.cursors.rows, self.cursors.positions
 
     @property
     def complete(self) -> bool:
