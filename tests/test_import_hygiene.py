@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "gradients",
         "distributed",
     },
-    "cli": {"trainer", "distributed", "losses"},
+    "cli": {"trainer", "distributed", "losses", "envs"},
     "doctor": {"_core", "ops", "__init__"},
     "bench": KERNEL | {"_core", "experience", "__init__"},
     "__main__": {"cli", "doctor", "bench", "envs", "integrations", "__init__"},

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +346,61 @@ def test_the_kind_of_policy_is_a_setting(kind: type[torch.nn.Module], tmp_path: 
     trainer.environment.close()
     with pytest.raises(ValueError, match=r"policy\.kind"):
         settings(tmp_path / "other", policy={"kind": "rnn"})
+
+
+FULL_DISK = """
+import resource, sys
+from hotloop.trainer import TrainConfig, Trainer
+from pathlib import Path
+sys.path.insert(0, "tests")
+from trainer_support import settings
+from hotloop import cli
+
+class Filling:
+    # From the end of epoch 3 on no file can grow beyond 2000 bytes: metrics.csv is smaller.
+    def update(self, report):
+        if report.epoch == 3:
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    def message(self, text): pass
+    def close(self): pass
+
+build = cli.Trainer
+cli.Trainer = lambda config: build(config, progress=Filling())
+output = {"tensorboard": False, "plot": False, "checkpoint_seconds": 0}
+raise SystemExit(cli._carry_out(settings(Path(sys.argv[1]), output=output)))
+"""
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    command = [sys.executable, "-c", FULL_DISK, str(run_dir)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "could not be written (File too large); the one that was there is kept" in result.stderr
+    assert load_checkpoint(run_dir / "checkpoint.pt")["epoch"] == 2
+    assert not list(run_dir.glob(".*"))
+    # with room again the run goes on as if it had never stopped
+    assert run(resumed(run_dir)).epoch == 6
+    run(settings(tmp_path / "whole"))
+    assert lasting(run_dir) == lasting(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_refused_and_another_one_named(tmp_path: Path) -> None:
+    output = {"tensorboard": False, "plot": False, "checkpoint_seconds": 0, "keep_checkpoints": 2}
+    run_dir = tmp_path / "r"
+    run(settings(run_dir, output=output))
+    path = run_dir / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 400)
+    content[middle] = bytes(255 - byte for byte in content[middle])
+    path.write_bytes(content)  # in place: epoch-00000006.pt is another name of the same file
+    earlier = run_dir / "checkpoints" / "epoch-00000005.pt"
+    with pytest.raises(
+        ValueError, match=rf"checkpoint\.pt is not.*checksum.*go on from {earlier}, copy it to {path}"
+    ):
+        Trainer(resumed(run_dir))
+    shutil.copyfile(earlier, path)
+    assert run(resumed(run_dir)).epoch == 6

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hotloop.distributed import on_first
+from hotloop.envs import EnvironmentLostError
 from hotloop.freed_memory import keep_freed_memory
 from hotloop.losses import ranks
 from hotloop.nonfinite import NonFiniteError, non_finite_parameter
@@ -130,6 +131,7 @@ class Trainer:
         Raises:
             NonFiniteError: a NaN or an infinity reached training and `config.on_nan` is ``"raise"``. The last
                 checkpoint, from before, is kept.
+            EnvironmentLostError: an environment's process has died; what was learnt is saved.
             RankLostError: another process of the run has died; rank 0 has saved.
             RuntimeError: called a second time.
         """
@@ -153,6 +155,8 @@ class Trainer:
                 except ranks.RankLostError as error:
                     stop.ignore_from_now_on()
                     raise self._save_alone(error) from error
+                except EnvironmentLostError as error:
+                    raise self._after_loss(error, several) from error
                 outputs.plot()
                 if several:
                     # torchrun ends the others when a rank exits with another code than 0, as after a
@@ -268,6 +272,16 @@ class Trainer:
         return ranks.RankLostError(
             f"{error}. Saved {self.directory.checkpoint} at epoch {self.epoch}; continue with --resume "
             f"{self.directory.path} and as many processes"
+        )
+
+    def _after_loss(self, error: EnvironmentLostError, several: bool) -> EnvironmentLostError:
+        """What to say when an environment's process has died; what was learnt up to the rollout is saved."""
+        if not several:
+            self._rank_states = [{**self._rank_state(), "environment": None}]
+            self._write_checkpoint(best=False)
+        holds = "is from before" if several else f"holds epoch {self.epoch}, the last whole one"
+        return EnvironmentLostError(
+            f"{error}. {self.directory.checkpoint} {holds}; continue with --resume {self.directory.path}"
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
