@@ -6,7 +6,9 @@ building needs no torch.
 
 Environment: CXX, CXXFLAGS and LDFLAGS as everywhere;
 HOTLOOP_BUILD_DIR: where ninja keeps its objects, so that an editable install and later rebuilds share them;
-HOTLOOP_SANITIZE=address,undefined: builds for those sanitizers, under build/sanitize instead of build.
+HOTLOOP_SANITIZE=address,undefined: builds for those sanitizers, under build/sanitize instead of build;
+HOTLOOP_SANITIZE=thread: for that one, under build/sanitize-thread and without OpenMP, whose runtime it cannot
+see into.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ FLAGS = [
 EXPORTS = "csrc/bind/exports.map"
 PYBIND_UNIT = "csrc/bind/pybind_unit.cpp"  # what it includes is not compiled by itself
 SANITIZE = os.environ.get("HOTLOOP_SANITIZE", "")
+SANITIZE_BASE = "build/sanitize-thread" if SANITIZE == "thread" else "build/sanitize"
 # A finding ends the process: a report in the middle of a log is read by nobody.
 SANITIZE_FLAGS = (
     [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
@@ -102,7 +105,7 @@ class NinjaBuild(build_ext):
         subprocess.run([sys.executable, "-m", "ninja", "-C", str(work), *jobs, *verbose], check=True)
 
     def build_file(self, output: Path) -> str:
-        openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+        openmp = [] if sys.platform == "darwin" or SANITIZE == "thread" else ["-fopenmp"]
         includes = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
         defines = [f'-DHL_VERSION=\\"{version()}\\"'] + (["-DHL_HAVE_X86_KERNELS"] if is_x86() else [])
         link = ["-shared", f"-Wl,--version-script={ROOT.resolve() / EXPORTS}"] + ["-Wl,-s"] * (not SANITIZE)
@@ -136,5 +139,5 @@ setup(
     ext_modules=[Extension("hotloop._core", sources=[source for source, _, _ in translation_units()])],
     cmdclass={"build_ext": NinjaBuild},
     # setuptools packs what lies in its build folder: an instrumented module must never lie in the usual one
-    options={"build": {"build_base": "build/sanitize"}} if SANITIZE else {},
+    options={"build": {"build_base": SANITIZE_BASE}} if SANITIZE else {},
 )

@@ -32,14 +32,14 @@ import torch
 from hotloop.trainer.checkpoint import load_checkpoint
 from hotloop.trainer.metrics import TIMING_COLUMNS
 
-# Everything that has a state of its own is switched on: both normalisers, prioritised sampling, a memory. Nothing
-# may depend on the number of steps asked for, which is not known beforehand.
+# Everything that has a state of its own is switched on: both normalisers, prioritised sampling, a memory.
+# Nothing may depend on the number of steps asked for, which is not known beforehand.
 SETTINGS = [
     "--num-envs", "16", "--rollout.horizon", "32", "--seed", "5", "--threads", "1", "--quiet",
     "--policy.kind", "gru", "--policy.hidden", "32", "--policy.core-size", "32",
     "--normalize.observations", "--normalize.rewards", "--sampling.method", "prioritized",
-    "--sampling.prio-alpha", "0.6", "--sampling.beta-schedule", "constant", "--output.no-tensorboard", "--output.no-plot",
-    "--output.checkpoint-seconds", "1",
+    "--sampling.prio-alpha", "0.6", "--sampling.beta-schedule", "constant",
+    "--output.no-tensorboard", "--output.no-plot", "--output.checkpoint-seconds", "1",
 ]  # fmt: skip
 FOREVER = "2000000000"
 GROWTH_MIB = 8.0  # a leak of one tensor of 16 x 32 floats an epoch would be twice that in ten minutes
@@ -78,6 +78,10 @@ def watch_memory(pid: int, samples: list[float], stop: threading.Event) -> None:
         samples.append(resident)
 
 
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def torment(run_dir: Path, seconds: float, draw: random.Random) -> dict[str, int]:
     """Train, kill, resume, until the time is up; what was done how often."""
     done = {"SIGKILL": 0, "SIGTERM": 0, "started anew": 0}
@@ -88,11 +92,15 @@ def torment(run_dir: Path, seconds: float, draw: random.Random) -> dict[str, int
             shutil.rmtree(run_dir)  # killed before there was anything to keep
             done["started anew"] += 1
         process = start(run_dir, FOREVER, resume=begun)
-        left = end - time.monotonic()
-        # at first mostly inside the imports and the first epochs, later anywhere
-        wait = min(left, draw.choice((draw.uniform(1.0, 8.0), draw.uniform(8.0, 40.0))))
-        last = wait == left
-        time.sleep(max(0.0, wait))
+        # One in three dies early, mostly inside of imports or while it resumes, the others once they train.
+        if draw.random() < 0.67:
+            before = size(run_dir / "metrics.csv")
+            while (
+                size(run_dir / "metrics.csv") == before and time.monotonic() < end and process.poll() is None
+            ):
+                time.sleep(0.1)
+        time.sleep(max(0.0, min(end - time.monotonic(), draw.uniform(0.0, 12.0))))
+        last = time.monotonic() >= end
         if process.poll() is not None:
             raise SystemExit(
                 f"soak: the trainer ended by itself with code {process.returncode}; see the logs"
