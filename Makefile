@@ -8,6 +8,10 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 # Of make test-peers: names of hosts, all when empty.
 HOSTS ?=
+# Of make fuzz: how many cases, and which; of make soak: how long.
+FUZZ_RUNS ?= 100000
+FUZZ_SEED ?= 0
+SOAK_SECONDS ?= 600
 # For pip, such as an index of CPU builds of torch where there is no GPU (they are much smaller).
 PIP_ARGS ?=
 
@@ -18,7 +22,8 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
 
-.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize wheel-check peers \
+.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize \
+  sanitize-threads fuzz fuzz-atheris soak wheel-check peers \
   test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -33,6 +38,10 @@ help:
 	@echo "make lint         ruff, mypy --strict, clang-format; make format repairs what can be repaired"
 	@echo "make isa-check    no AVX code can leak into the path for older processors"
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make sanitize-threads  ops from several threads at once under ThreadSanitizer"
+	@echo "make fuzz         the native boundary under arguments of chance and AddressSanitizer (FUZZ_RUNS=...)"
+	@echo "make fuzz-atheris the same cases chosen by libFuzzer, by the coverage of the Python code (FUZZ_RUNS=...)"
+	@echo "make soak         train for ten minutes under random kills and compare    (SOAK_SECONDS=...)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make peers        install what tests marked peers compare with, and run those"
 	@echo "make test-peers   install each trainer that hotloop slips into beside .venv, train it with and without (HOSTS=...)"
@@ -79,6 +88,19 @@ isa-check: $(VENV)/.native
 
 sanitize: $(VENV)/.extra-test
 	tools/sanitize.sh $(BIN)/python
+
+sanitize-threads: $(VENV)/.extra-test
+	tools/sanitize_threads.sh $(BIN)/python
+
+fuzz: $(VENV)/.extra-test
+	tools/fuzz.sh $(BIN)/python $(FUZZ_RUNS) $(FUZZ_SEED)
+
+fuzz-atheris: $(VENV)/.extra-test $(VENV)/.native
+	$(PIP) --no-deps atheris
+	$(BIN)/python tools/fuzz_atheris.py -runs=$(FUZZ_RUNS) -len_control=0 -max_len=200
+
+soak: $(VENV)/.extra-test $(VENV)/.native
+	$(BIN)/python tools/soak.py --seconds $(SOAK_SECONDS)
 
 wheel-check: $(VENV)/.extra-test
 	$(BIN)/python tools/check_wheel.py

@@ -114,8 +114,8 @@ def test_what_the_kernels_cannot_read_is_refused() -> None:
 
 
 DENSE = (
-    "TypeError: puff_advantage: values must be a dense torch.Tensor on the CPU, got torch.strided torch.float32 "
-    "on cpu"
+    "TypeError: puff_advantage: values must be a dense torch.Tensor on the CPU, got torch.strided "
+    "torch.float32 on cpu"
 )
 FITS = "TypeError: puff_advantage: values must be a tensor that its DLPack description fits, got one with"
 HOSTILE = {

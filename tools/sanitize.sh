@@ -12,7 +12,7 @@ shift
 build_sanitized "$python" address
 
 tests=(tests/test_tensor_boundary.py tests/test_departure_estimators.py tests/test_summary.py
-  tests/test_exchange_api.py tests/test_concurrent_calls.py)
+  tests/test_exchange_api.py tests/test_concurrent_calls.py tests/test_boundary_fuzz.py)
 for source in csrc/*/*.cpp; do
   stem=$(basename "$source" .cpp)
   if [ "$stem" = freed_memory ]; then continue; fi  # what malloc does: the sanitizer's is another
