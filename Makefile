@@ -8,6 +8,10 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 # Of make test-peers: names of hosts, all when empty.
 HOSTS ?=
+# Of make fuzz: how many cases, and which; of make soak: how long.
+FUZZ_RUNS ?= 100000
+FUZZ_SEED ?= 0
+SOAK_SECONDS ?= 600
 # For pip, such as an index of CPU builds of torch where there is no GPU (they are much smaller).
 PIP_ARGS ?=
 
@@ -20,7 +24,8 @@ CPP := $(wildcard csrc/*/*)
 
 DOCS := .venv-docs
 
-.PHONY: help docs docs-serve train test bench bench-loops bench-tests instructions lint format tidy coverage isa-check sanitize wheels test-wheels wheel-check peers \
+.PHONY: help docs docs-serve train test bench bench-loops bench-tests instructions lint format tidy coverage isa-check \
+  sanitize sanitize-threads fuzz fuzz-atheris soak wheels test-wheels wheel-check peers \
   test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -39,6 +44,10 @@ help:
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make wheels       sdist and a wheel for each Python from 3.10 to 3.13 here, into dist/"
 	@echo "make test-wheels  install each of those into a fresh environment and use it  (PYTEST_ARGS=...)"
+	@echo "make sanitize-threads  ops from several threads at once under ThreadSanitizer"
+	@echo "make fuzz         the native boundary under arguments of chance and AddressSanitizer (FUZZ_RUNS=...)"
+	@echo "make fuzz-atheris the same cases chosen by libFuzzer, by the coverage of the Python code (FUZZ_RUNS=...)"
+	@echo "make soak         train for ten minutes under random kills and compare    (SOAK_SECONDS=...)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make docs         the documentation as a site, into build/site; make docs-serve shows it while it is edited"
 	@echo "make peers        install what tests marked peers compare with, and run those"
@@ -99,6 +108,19 @@ wheels: $(VENV)/.extra-release
 # Not those marked slow, which install another torch: PYTEST_ARGS="-m packaging" runs them too.
 test-wheels: $(VENV)/.extra-test
 	HOTLOOP_WHEELS=dist PIP_ARGS="$(PIP_ARGS)" $(BIN)/python -m pytest -m "not slow" tests/packaging $(PYTEST_ARGS)
+
+sanitize-threads: $(VENV)/.extra-test
+	tools/sanitize_threads.sh $(BIN)/python
+
+fuzz: $(VENV)/.extra-test
+	tools/fuzz.sh $(BIN)/python $(FUZZ_RUNS) $(FUZZ_SEED)
+
+fuzz-atheris: $(VENV)/.extra-test $(VENV)/.native
+	$(PIP) --no-deps atheris
+	$(BIN)/python tools/fuzz_atheris.py -runs=$(FUZZ_RUNS) -len_control=0 -max_len=200
+
+soak: $(VENV)/.extra-test $(VENV)/.native
+	$(BIN)/python tools/soak.py --seconds $(SOAK_SECONDS)
 
 wheel-check: $(VENV)/.extra-test
 	$(BIN)/python tools/check_wheel.py

@@ -10,7 +10,9 @@ developer prompt).
 
 Environment: CXX, CXXFLAGS and LDFLAGS as everywhere;
 HOTLOOP_BUILD_DIR: where ninja keeps its objects, so that an editable install and later rebuilds share them;
-HOTLOOP_SANITIZE=address,undefined: builds for those sanitizers, under build/sanitize instead of build.
+HOTLOOP_SANITIZE=address,undefined: builds for those sanitizers, under build/sanitize instead of build;
+HOTLOOP_SANITIZE=thread: for that one, under build/sanitize-thread, without OpenMP, whose runtime it cannot
+see into, and with the kernels once: races do not depend on the instruction set.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ if MSVC:  # its own words for the same; /fp:precise fuses nothing since Visual S
 EXPORTS = "csrc/bind/exports.map"
 PYBIND_UNIT = "csrc/bind/pybind_unit.cpp"  # what it includes is not compiled by itself
 SANITIZE = os.environ.get("HOTLOOP_SANITIZE", "")
+SANITIZE_BASE = "build/sanitize-thread" if SANITIZE == "thread" else "build/sanitize"
 # A finding ends the process: a report in the middle of a log is read by nobody.
 SANITIZE_FLAGS = (
     [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
@@ -74,7 +77,7 @@ def version() -> str:
 def is_x86() -> bool:
     # ARCHFLAGS is how macOS builds name another target than the machine's own.
     target = os.environ.get("ARCHFLAGS", platform.machine())
-    return any(name in target for name in ("x86_64", "AMD64"))
+    return SANITIZE != "thread" and any(name in target for name in ("x86_64", "AMD64"))
 
 
 def openmp_flags(cxx: str) -> list[str]:
@@ -126,7 +129,7 @@ class NinjaBuild(build_ext):
 
     def build_file(self, output: Path) -> str:
         cxx = os.environ.get("CXX", "cl" if MSVC else "c++")
-        openmp = openmp_flags(cxx)
+        openmp = [] if SANITIZE == "thread" else openmp_flags(cxx)
         system = "/I" if MSVC else "-isystem"
         includes = [f'{system}"{path}"' for path in (pybind11.get_include(), sysconfig.get_path("include"))]
         defines = [f'-DHL_VERSION=\\"{version()}\\"'] + (["-DHL_HAVE_X86_KERNELS"] if is_x86() else [])
@@ -176,5 +179,5 @@ setup(
     ext_modules=[Extension("hotloop._core", sources=[source for source, _, _ in translation_units()])],
     cmdclass={"build_ext": NinjaBuild},
     # setuptools packs what lies in its build folder: an instrumented module must never lie in the usual one
-    options={"build": {"build_base": "build/sanitize"}} if SANITIZE else {},
+    options={"build": {"build_base": SANITIZE_BASE}} if SANITIZE else {},
 )

@@ -42,12 +42,19 @@ table = Table.from_buffer_copy(theirs)
 
 change = "pass"
 
+kept = []
+
+def numbers(*values):
+    # the address of an array of int64
+    kept.append((ctypes.c_int64 * len(values))(*values))
+    return ctypes.addressof(kept[-1])
+
 @Read
 def read(tensor, raw):
     status = theirs.read(tensor, raw)
-    if status == 0:
-        exec(change, {{"raw": raw.contents}})
-    return status
+    said = {{"raw": raw.contents, "status": status, "numbers": numbers}}
+    exec(change, said)
+    return said["status"]
 
 table.read = read
 {prepare}
@@ -55,8 +62,8 @@ torch.Tensor.__dlpack_c_exchange_api__ = capsule(ctypes.addressof(table), NAME, 
 try:
     from hotloop import ops
     from hotloop.ops import reference
-except ImportError as error:
-    print(f"ImportError: {{error}}")
+except Exception as error:
+    print(f"{{type(error).__name__}}: {{error}}")
     raise SystemExit from None
 
 g = torch.Generator().manual_seed(0)
@@ -75,12 +82,12 @@ for change in {changes}:
 def answers(prepare: str = "", changes: tuple[str, ...] = ("pass",)) -> list[str]:
     """What the program prints with a prepared table, a line for each change of what it says of tensors."""
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(prepare=prepare, changes=changes)],
+        [sys.executable, "-X", "faulthandler", "-c", PROGRAM.format(prepare=prepare, changes=changes)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout.splitlines()
 
 
@@ -90,6 +97,7 @@ def test_every_way_to_describe_the_same_memory_is_read() -> None:
         "raw.data, raw.byte_offset = raw.data - 64, 64",
         "raw.strides = None  # they are compact",
         "raw.device = 3  # pinned host memory",
+        "raw.device_id = 77  # of which the host has one",
     )
     assert answers(changes=changes) == ["True"] * len(changes)
 
@@ -103,6 +111,55 @@ def test_what_the_kernels_cannot_read_is_refused() -> None:
     }
     for line, message in zip(answers(changes=tuple(expected)), expected.values(), strict=True):
         assert line.startswith(message)
+
+
+DENSE = (
+    "TypeError: puff_advantage: values must be a dense torch.Tensor on the CPU, got torch.strided "
+    "torch.float32 on cpu"
+)
+FITS = "TypeError: puff_advantage: values must be a tensor that its DLPack description fits, got one with"
+HOSTILE = {
+    "raw.ndim = 0": "ValueError: puff_advantage: values must be [S, T]",
+    "raw.ndim = -1": f"{FITS} no dimensions",
+    "raw.ndim = -(2**31)": f"{FITS} no dimensions",
+    "raw.ndim = 65": "ValueError: puff_advantage: values must be of at most 8 dimensions, got 65 dimensions",
+    "raw.ndim = 2**31 - 1": "ValueError: puff_advantage: values must be of at most 8 dimensions",
+    "raw.shape = None": f"{FITS} no dimensions",
+    # torch knows no negative strides; inputs may have them, an output may not
+    "raw.data += 8 * 7 * 4; raw.strides = numbers(-7, 1)": "ValueError: puff_advantage: out must be",
+    # nothing to read may have any strides
+    "raw.data, raw.shape = None, numbers(0, 7); raw.strides = numbers(2**63 - 1, -(2**63))": "False",
+    "raw.shape = numbers(-9, 7)": f"{FITS} a negative size",
+    "raw.shape = numbers(0, -(2**63))": f"{FITS} a negative size",
+    "raw.shape = numbers(2**62, 2**62)": f"{FITS} sizes or strides beyond memory",
+    "raw.shape, raw.strides = numbers(2**32, 2**32), None": f"{FITS} sizes or strides beyond memory",
+    "raw.strides = numbers(2**62, 1)": f"{FITS} sizes or strides beyond memory",
+    "raw.strides = numbers(1, -(2**63))": f"{FITS} sizes or strides beyond memory",
+    "raw.byte_offset = 1": "ValueError: puff_advantage: values must be aligned to its element size",
+    "raw.byte_offset = 2**64 - 1": "ValueError: puff_advantage: values must be aligned to its element size",
+    "raw.bits = 0": "TypeError: puff_advantage: values must be of a real dtype of at most 64 bits",
+    "raw.bits, raw.code = 255, 255": "TypeError: puff_advantage: values must be of a real dtype",
+    "raw.lanes = 0": "TypeError: puff_advantage: values must be of a real dtype of at most 64 bits",
+    "raw.device = 0": "TypeError: puff_advantage: values must be a tensor on the CPU",
+    "raw.device = -1": "TypeError: puff_advantage: values must be a tensor on the CPU",
+    "status = -1": f"{DENSE} (no reason given)",
+    "status = 12345": "TypeError: puff_advantage: values must be a dense torch.Tensor on the CPU",
+}
+
+
+def test_what_describes_no_tensor_is_refused() -> None:
+    for line, message in zip(answers(changes=tuple(HOSTILE)), HOSTILE.values(), strict=True):
+        assert line.startswith(message)
+
+
+def test_a_table_that_cannot_be_used_is_refused_at_import() -> None:
+    offers = "ImportError: hotloop reads tensors through DLPack exchange API 1.x, which torch"
+    (message,) = answers("table.read = Read(0)")
+    assert message.startswith(offers)
+    (message,) = answers("table.header = Header(0, 0, None)")
+    assert message.startswith(offers)
+    (message,) = answers('NAME = b"something_else"')
+    assert message == "ImportError: initialization failed"  # its cause says that the capsule has another name
 
 
 def test_an_older_table_behind_a_newer_one_is_found() -> None:

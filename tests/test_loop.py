@@ -206,7 +206,7 @@ def test_max_grad_norm_is_that_of_the_first_loss_that_has_one(
     first: Config, second: Config, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float] = []
-    monkeypatch.setattr(ops, "clip_grad_norm_", lambda parameters, limit, out: limits.append(limit))
+    monkeypatch.setattr(ops, "clip_grad_norm_", lambda parameters, limit, **_: limits.append(limit))
     setup = Setup(losses=two_losses)
     setup.losses["a"].loss_cfg, setup.losses["b"].loss_cfg = first, second
     setup.loop.rollout_phase(ScriptedEnv(ALL), setup.context)

@@ -207,3 +207,31 @@ def test_training_sees_the_observations_that_the_rollout_saw(tmp_path: Path) -> 
     rewards = trainer.experience.buffer["rewards"]
     assert float(rewards.max()) != 1.0
     trainer.environment.close()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so_and_enters_no_statistic(bad: float) -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(5, 3))
+    broken = np.concatenate((numbers, [[1.0, bad, 2.0]]))
+    moments, expected = RunningMoments((3,)), RunningMoments((3,))
+    assert expected.update(numbers)
+    assert not moments.update(broken)
+    np.testing.assert_array_equal(moments.mean, expected.mean)
+    np.testing.assert_array_equal(moments.squares, expected.squares)
+    assert moments.count == 5
+    assert not RunningMoments((3,)).update(broken[5:])
+
+    # An infinity is not clipped to a number, which nobody would notice.
+    seen = ObservationNormalizer((3,))(torch.from_numpy(broken), update=True)
+    assert seen[:5].isfinite().all()
+    assert seen[5].isfinite().tolist() == [True, False, True]
+
+    rewards = RewardNormalizer(2, gamma=0.9)
+    none, both = np.zeros(2, dtype=np.bool_), np.ones(2, dtype=np.bool_)
+    window = slice(0, 2)
+    first = rewards(torch.tensor([1.0, bad]), none, both, window)
+    assert first.isfinite().tolist() == [True, False]
+    assert rewards.moments.count == 1
+    assert rewards(torch.tensor([1.0, 2.0]), none, both, window).isfinite().all()
+    assert np.isfinite(rewards.returns).all()

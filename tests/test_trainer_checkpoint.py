@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
+import sys
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -75,16 +79,97 @@ def test_failed_save_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "c.pt"
     save_checkpoint(path, {"epoch": 1})
 
-    def disk_full(content: object, file: Path) -> None:
-        Path(file).write_bytes(b"half a checkpoint")
-        raise OSError("no space left on device")
+    def disk_full(content: object, stream: Any) -> None:
+        stream.write(b"half a checkpoint")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(
+        OSError,
+        match=r"c\.pt could not be written \(No space left on device\); the one that was there is kept",
+    ):
         save_checkpoint(path, {"epoch": 2})
     monkeypatch.undo()
     assert load_checkpoint(path)["epoch"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+LIMITED = """
+import resource, signal, sys, torch
+from pathlib import Path
+from hotloop.trainer.checkpoint import load_checkpoint, save_checkpoint
+
+path = Path(sys.argv[1])
+save_checkpoint(path, {"epoch": 1, "w": torch.arange(3000.0)})
+size = path.stat().st_size
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+told = set()
+for limit in [*range(0, size, 499), size - 1]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        save_checkpoint(path, {"epoch": 2, "w": torch.zeros(3000)})
+    except OSError as error:
+        told.add(str(error))
+    else:
+        print("written in spite of the limit", limit)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    state = load_checkpoint(path)
+    assert state["epoch"] == 1 and torch.equal(state["w"], torch.arange(3000.0))
+    assert list(path.parent.iterdir()) == [path]
+print(*told)
+"""
+
+
+def test_a_file_that_cannot_grow_at_any_byte_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    """The system refuses to write on at byte k (RLIMIT_FSIZE), for many k."""
+    path = tmp_path / "c.pt"
+    command = [sys.executable, "-c", LIMITED, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    kept = f"{path} could not be written (File too large); the one that was there is kept\n"
+    assert result.stdout == f"[Errno 27] {kept}"
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    state: dict[str, Any] = {"policy": {"w": torch.randn(32, 32)}, "epoch": 7, "rng": torch.get_rng_state()}
+    save_checkpoint(path, state)
+    content, draw = path.read_bytes(), random.Random(0)
+    refused = 0
+    for number in range(600):
+        damaged = bytearray(content)
+        place = draw.randrange(len(content))
+        if number % 3 == 0:
+            del damaged[place:]
+        else:
+            damaged[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            back = load_checkpoint(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+        else:  # a bit of the padding between records
+            assert back["epoch"] == 7
+            assert torch.equal(back["policy"]["w"], state["policy"]["w"])
+            assert torch.equal(back["rng"], state["rng"])
+    assert refused > 500
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    torch.save({"format": checkpoint.FORMAT, "epoch": Bomb(tmp_path / "bang")}, path)
+    with pytest.raises(ValueError, match=r"c\.pt is not a readable checkpoint: Weights only load failed"):
+        load_checkpoint(path)
+    assert not (tmp_path / "bang").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn zip"])

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from hotloop.nonfinite import NonFiniteError
 from hotloop.policies import GRUPolicy, LSTMPolicy, MLPPolicy
 from hotloop.trainer import Trainer
 from hotloop.trainer.checkpoint import load_checkpoint
@@ -225,9 +231,49 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     before = (tmp_path / "r" / "checkpoint.pt").read_bytes()
     with torch.no_grad():
         next(trainer.policy.critic.parameters()).fill_(float("nan"))  # type: ignore[union-attr]
-    with pytest.raises(FloatingPointError, match=r"epoch 1.*value_loss = nan"):
+    with pytest.raises(NonFiniteError, match=r"epoch 1, after .*critic.*checkpoint\.pt is from before"):
         trainer.train()
     assert (tmp_path / "r" / "checkpoint.pt").read_bytes() == before
+    with pytest.raises(NonFiniteError, match="critic"):
+        trainer.save()
+    assert (tmp_path / "r" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_nan_of_the_environment_stops_the_run_or_costs_a_minibatch(tmp_path: Path) -> None:
+    from hotloop.envs import GymnasiumEnvironment
+
+    class Broken(GymnasiumEnvironment):
+        fetched = 0
+
+        def get_observations(self) -> Any:
+            step = super().get_observations()
+            self.fetched += 1
+            if self.fetched == 45:
+                step[0][3, 1] = float("nan")
+            return step
+
+    def trainer(name: str, **changes: Any) -> Trainer:
+        config = settings(tmp_path / name, **changes)
+        return Trainer(config, environment=Broken("CartPole-v1", 8, seed=0), progress=Recorder())
+
+    with pytest.raises(NonFiniteError, match=r"epoch 3.*env_obs.*agent 3, environment 3.*--on-nan skip"):
+        trainer("raised").train()
+    kept = load_checkpoint(tmp_path / "raised" / "checkpoint.pt")
+    assert kept["epoch"] == 0
+    assert all(tensor.isfinite().all() for tensor in kept["policy"].values())
+
+    assert trainer("skipped", on_nan="skip").train().epoch == 6
+    skipped = read_metrics(tmp_path / "skipped" / "metrics.csv")["skipped_minibatches"]
+    assert skipped[2] > 0
+    assert sum(skipped) == skipped[2]
+
+    normalized = {"observations": True, "rewards": True}
+    assert trainer("normalized", on_nan="skip", normalize=normalized).train().epoch == 6
+    skipped = read_metrics(tmp_path / "normalized" / "metrics.csv")["skipped_minibatches"]
+    assert skipped[2] > 0
+    assert sum(skipped) == skipped[2]
+    moments = load_checkpoint(tmp_path / "normalized" / "checkpoint.pt")["normalizers"]
+    assert np.isfinite(moments["observations"]["mean"]).all()
 
 
 def test_checkpoints_are_written_along_the_way(tmp_path: Path) -> None:
@@ -300,3 +346,61 @@ def test_the_kind_of_policy_is_a_setting(kind: type[torch.nn.Module], tmp_path: 
     trainer.environment.close()
     with pytest.raises(ValueError, match=r"policy\.kind"):
         settings(tmp_path / "other", policy={"kind": "rnn"})
+
+
+FULL_DISK = """
+import resource, sys
+from hotloop.trainer import TrainConfig, Trainer
+from pathlib import Path
+sys.path.insert(0, "tests")
+from trainer_support import settings
+from hotloop import cli
+
+class Filling:
+    # From the end of epoch 3 on no file can grow beyond 2000 bytes: metrics.csv is smaller.
+    def update(self, report):
+        if report.epoch == 3:
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    def message(self, text): pass
+    def close(self): pass
+
+build = cli.Trainer
+cli.Trainer = lambda config: build(config, progress=Filling())
+output = {"tensorboard": False, "plot": False, "checkpoint_seconds": 0}
+raise SystemExit(cli._carry_out(settings(Path(sys.argv[1]), output=output)))
+"""
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    command = [sys.executable, "-c", FULL_DISK, str(run_dir)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "could not be written (File too large); the one that was there is kept" in result.stderr
+    assert load_checkpoint(run_dir / "checkpoint.pt")["epoch"] == 2
+    assert not list(run_dir.glob(".*"))
+    # with room again the run goes on as if it had never stopped
+    assert run(resumed(run_dir)).epoch == 6
+    run(settings(tmp_path / "whole"))
+    assert lasting(run_dir) == lasting(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_refused_and_another_one_named(tmp_path: Path) -> None:
+    output = {"tensorboard": False, "plot": False, "checkpoint_seconds": 0, "keep_checkpoints": 2}
+    run_dir = tmp_path / "r"
+    run(settings(run_dir, output=output))
+    path = run_dir / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 400)
+    content[middle] = bytes(255 - byte for byte in content[middle])
+    path.write_bytes(content)  # in place: epoch-00000006.pt is another name of the same file
+    earlier = run_dir / "checkpoints" / "epoch-00000005.pt"
+    with pytest.raises(
+        ValueError, match=rf"checkpoint\.pt is not.*checksum.*go on from {earlier}, copy it to {path}"
+    ):
+        Trainer(resumed(run_dir))
+    shutil.copyfile(earlier, path)
+    assert run(resumed(run_dir)).epoch == 6

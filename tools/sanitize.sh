@@ -8,30 +8,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1
 shift
-site=build/sanitize/site
+. tools/sanitized.sh
+build_sanitized "$python" address
 
-# objects stay, so that only what changed is compiled; the packed Python files must not be those of another day
-rm -rf build/sanitize/lib* build/sanitize/bdist* "$site"
-env -u HOTLOOP_BUILD_DIR HOTLOOP_SANITIZE=address,undefined "$python" -m pip install -q --disable-pip-version-check \
-  --no-deps --no-build-isolation --target "$site" .
-
-runtime() { "${CXX:-c++}" -print-file-name="$1"; }
-# libstdc++ goes with it: AddressSanitizer must find __cxa_throw when it starts, and Python itself is no C++ program
-export LD_PRELOAD="$(runtime libasan.so) $(runtime libstdc++.so.6)"
-# leaks: the interpreter and torch keep memory until the process ends, on purpose
-export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
-export PYTHONPATH=$PWD/$site
-
-"$python" - <<'PYTHON'
-import pathlib
-from hotloop import _core
-
-assert "sanitize" in _core.__file__, f"{_core.__file__} is not the instrumented build"
-mapped = pathlib.Path("/proc/self/maps").read_text()
-assert "libasan" in mapped and "libubsan" in mapped, "the module is not instrumented"
-PYTHON
-
-tests=(tests/test_tensor_boundary.py tests/test_departure_estimators.py tests/test_summary.py)
+tests=(tests/test_tensor_boundary.py tests/test_departure_estimators.py tests/test_summary.py
+  tests/test_exchange_api.py tests/test_concurrent_calls.py tests/test_boundary_fuzz.py)
 for source in csrc/*/*.cpp; do
   stem=$(basename "$source" .cpp)
   if [ "$stem" = freed_memory ]; then continue; fi  # what malloc does: the sanitizer's is another

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../cpu/forked_child.h"
 #include "../cpu/freed_memory.h"
 #include "../cpu/isa.h"
 #include "../cpu/parallel.h"
@@ -98,6 +99,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("build_info", &build_info);
   m.def("openmp_max_threads", &openmp_max_threads);
   m.def("keep_freed_memory", &hotloop::keep_freed_memory);
+  hotloop::watch_forks();
   hotloop::bind_row_cursors(m);
   hotloop::bind_act_plan(m);
   hotloop::bind_store_plan(m);

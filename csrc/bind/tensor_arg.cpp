@@ -1,6 +1,9 @@
 #include "tensor_arg.h"
 
+#include <chrono>
+#include <cmath>
 #include <numeric>
+#include <thread>
 
 #include "torch_bridge.h"
 
@@ -37,6 +40,13 @@ bool dtype_of(const dlpack::DataType& type, DType* out) {
              python_attribute(object, "layout") + " " + python_attribute(object, "dtype") + " on " +
                  python_attribute(object, "device") + " (" + reason + ")");
 }
+
+// Of what no tensor of torch's says, but the table that it hands out may be another's.
+[[noreturn]] void refuse_description(const char* op, const char* arg, const char* what) {
+  type_error(op, arg, "a tensor that its DLPack description fits", std::string("one with ") + what);
+}
+
+constexpr double kMaxElements = 1e15;  // times the largest item far below 2^63, and above what any machine holds
 
 int64_t stride_gcd(const View& view, int64_t gcd) {
   for (int i = 0; i < view.ndim; ++i) {
@@ -104,15 +114,25 @@ View read_tensor(const char* op, const char* arg, PyObject* object) {
     value_error(op, arg, "of at most " + std::to_string(kMaxDims) + " dimensions",
                 std::to_string(raw.ndim) + " dimensions");
   }
+  if (raw.ndim < 0 || (raw.ndim > 0 && raw.shape == nullptr)) refuse_description(op, arg, "no dimensions");
   view.ndim = raw.ndim;
-  int64_t compact = 1;
+  // Extents are added up as floating numbers, which do not wrap around: the kernels multiply them unchecked.
+  double numel = 1, reach = 0;
+  uint64_t compact = 1;
   for (int i = raw.ndim - 1; i >= 0; --i) {
     view.shape[i] = raw.shape[i];
-    view.stride[i] = raw.strides != nullptr ? raw.strides[i] : compact;
-    compact *= raw.shape[i];
+    view.stride[i] = raw.strides != nullptr ? raw.strides[i] : static_cast<int64_t>(compact);
+    compact *= static_cast<uint64_t>(raw.shape[i]);
+    if (raw.shape[i] < 0) refuse_description(op, arg, "a negative size");
+    numel *= static_cast<double>(raw.shape[i]);
+    reach += static_cast<double>(raw.shape[i]) * std::fabs(static_cast<double>(view.stride[i]));
   }
   view.data = static_cast<char*>(raw.data) + raw.byte_offset;
-  if (compact != 0) {
+  if (numel == 0) {
+    for (int i = 0; i < raw.ndim; ++i) view.stride[i] = 0;  // any are allowed where nothing is read
+  } else {
+    if (numel > kMaxElements || reach > kMaxElements)
+      refuse_description(op, arg, "sizes or strides beyond memory");
     if (raw.data == nullptr) type_error(op, arg, "a tensor with memory", "one without (fake or meta)");
     if ((reinterpret_cast<uintptr_t>(view.data) & static_cast<uintptr_t>(itemsize(view.dtype) - 1)) != 0) {
       value_error(op, arg, "aligned to its element size", "an unaligned address (call .clone() first)");
@@ -134,6 +154,16 @@ std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequen
     views.push_back(read_tensor(op, name.c_str(), PySequence_Fast_GET_ITEM(sequence, i)));
   }
   return views;
+}
+
+void take_gil_back(PyThreadState* state) {
+  try {
+    PyEval_RestoreThread(state);
+  } catch (...) {
+    // CPython has called pthread_exit, which unwinds the stack: through destructors that let no exception pass, and
+    // through others that give up references in an interpreter that is gone. CPython 3.14 stops such threads too.
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
 }
 
 void expect_ndim(const char* op, const char* arg, const View& view, int ndim, const char* layout) {

@@ -69,6 +69,9 @@ void expect_indices(const char* op, const char* arg, const View& indices, int64_
 void mark_written(PyObject* tensor);
 void mark_written_all(PyObject* sequence);
 
+// PyEval_RestoreThread, but for a daemon thread whose interpreter has ended meanwhile: it stops here for good.
+void take_gil_back(PyThreadState* state);
+
 // Runs the kernel, without the GIL where the work is larger than a grain (64 KiB moved, about 10 us).
 constexpr int64_t kGilGrainBytes = int64_t{1} << 16;
 template <class Kernel>
@@ -76,7 +79,7 @@ void run_kernel(int64_t bytes, const Kernel& kernel) {
   if (bytes < kGilGrainBytes) return kernel();
   struct WithoutGil {
     PyThreadState* state = PyEval_SaveThread();
-    ~WithoutGil() { PyEval_RestoreThread(state); }
+    ~WithoutGil() { take_gil_back(state); }
   } released;
   kernel();
 }

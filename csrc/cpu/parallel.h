@@ -7,6 +7,7 @@
 #include <omp.h>
 #endif
 
+#include "forked_child.h"
 #include "isa_namespace.h"
 
 namespace hotloop {
@@ -20,7 +21,8 @@ namespace HL_ISA_NAMESPACE {
 template <class Body>
 static inline void parallel_blocks(int64_t count, int64_t bytes, const Body& body) {
 #if defined(_OPENMP)
-  if (count > 1 && bytes >= kSerialGrainBytes && !omp_in_parallel() && omp_get_max_threads() > 1) {
+  if (count > 1 && bytes >= kSerialGrainBytes && !omp_in_parallel() && omp_get_max_threads() > 1 &&
+      has_thread_pool()) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; ++i) body(i);
     return;

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hotloop.freed_memory import FreedMemory, keep_freed_memory
     from hotloop.loop import CoreTrainingLoop, RolloutResult
     from hotloop.profiling import Profile, profile
+    from hotloop.nonfinite import NonFinite, NonFiniteError
     from hotloop.segment_sampler import SegmentSampler
     from hotloop.stopwatch import Stopwatch
     from hotloop.trainer import TrainConfig, Trainer
@@ -40,6 +41,8 @@ _MODULE_OF = {
     "RolloutResult": "hotloop.loop",
     "Profile": "hotloop.profiling",
     "profile": "hotloop.profiling",
+    "NonFinite": "hotloop.nonfinite",
+    "NonFiniteError": "hotloop.nonfinite",
     "SegmentSampler": "hotloop.segment_sampler",
     "Stopwatch": "hotloop.stopwatch",
     "TrainConfig": "hotloop.trainer",  # these two need the extra `train`
@@ -54,6 +57,8 @@ __all__ = [
     "FreedMemory",
     "LoopConfig",
     "Profile",
+    "NonFinite",
+    "NonFiniteError",
     "RolloutResult",
     "SegmentSampler",
     "Stopwatch",

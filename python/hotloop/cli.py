@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from hotloop.distributed import process_group, speaks
+from hotloop.envs import EnvironmentLostError
 from hotloop.losses.ranks import RankLostError
 from hotloop.trainer.config import TrainConfig
 from hotloop.trainer.progress import discard
@@ -66,7 +67,7 @@ def _carry_out(config: TrainConfig) -> int:
         return _fail(error, 2)
     try:
         result = trainer.train()
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, EnvironmentLostError, OSError) as error:
         return _fail(error, 1)
     try:
         if speaks():

@@ -82,7 +82,8 @@ class LoopConfig(_Config):
 
     ``total_timesteps``, ``batch_size`` and ``minibatch_size`` count agent steps: a rollout fills
     ``batch_size`` of them, as ``batch_size // bptt_horizon`` segments of ``bptt_horizon`` steps.
-    ``update_epochs`` passes are made over each rollout.
+    ``update_epochs`` passes are made over each rollout. ``on_nan``: what a NaN or an infinity in
+    observations, rewards, values or gradients leads to, see `hotloop.CoreTrainingLoop`.
     """
 
     total_timesteps: int = Field(default=500_000, gt=0)
@@ -93,6 +94,7 @@ class LoopConfig(_Config):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     advantage: AdvantageConfig = Field(default_factory=AdvantageConfig)
     seed: int = Field(default=0, ge=0)
+    on_nan: Literal["raise", "skip", "ignore"] = "raise"
 
 
 @dataclass(slots=True)

@@ -187,6 +187,11 @@ class Experience:
         """The column that one agent writes next, without reading a tensor."""
         return self._book.cursors.position(agent)
 
+    def agent_of(self, row: int) -> int | None:
+        """The agent whose steps a row of the buffer holds; None for a row that this rollout has not given
+        out."""
+        return self._book.agent_of(row)
+
     @property
     def ep_indices(self) -> Tensor:
         """int32 [A], a copy: `row_slot_ids` as older code knows it."""

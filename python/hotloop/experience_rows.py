@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,6 +97,7 @@ class RowBook:
         self._views: dict[tuple[int, int], RowViews] = {}
         self._done = bytearray(total_agents)  # agents whose slice is done with this rollout
         self._finished = bytearray(total_agents)  # agents with at least one finished row
+        self._given: list[tuple[int, int, int]] = []  # first of the rows that a slice went on in, start, stop
         self._wrapped: dict[int, int] = {}  # slice start -> rows 0 .. w-1 that it is about to write once more
 
     def reset(self) -> None:
@@ -109,7 +110,15 @@ class RowBook:
         self._needed = self.segments
         self._done = bytearray(self.total_agents)
         self._finished = bytearray(self.total_agents)
+        self._given.clear()
         self._wrapped.clear()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy's cursors have memory of their own, which the live tensors must be again.
+        self.__dict__.update(state)
+        self._views = {}
+        if not self._mirrored:
+            self.rows, self.positions = self.cursors.rows, self.cursors.positions
 
     @property
     def complete(self) -> bool:
@@ -175,6 +184,7 @@ class RowBook:
             count = stop - start
             handed_out = self.total_agents + self.cursors.full_rows  # its next rows included
             self._finished[start:stop] = b"\1" * count
+            self._given.append((handed_out - count, start, stop))
             if handed_out - count >= self.segments:
                 self._done[start:stop] = b"\1" * count
             elif handed_out > self.segments:
@@ -185,6 +195,14 @@ class RowBook:
         """Steps were stored by others, who moved the cursors on, none of them in a row's first or last
         column: there is nothing else to note about them."""
         self.stored_steps += steps
+
+    def agent_of(self, row: int) -> int | None:
+        """The agent that was given a row last in this rollout; None where no agent was."""
+        agent = row if row < self.total_agents else None
+        for first, start, stop in self._given:
+            if first < self.segments and (row - first) % self.segments < stop - start:
+                agent = start + (row - first) % self.segments
+        return agent
 
     def _check_wrap(self, start: int, stop: int, count: int) -> None:
         """Rows 0 .. count-1 are written a second time: fine if their first owners are past them."""

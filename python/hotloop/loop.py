@@ -13,7 +13,6 @@ import torch
 from tensordict import NonTensorData, TensorDictBase
 from torch import Tensor
 
-from hotloop import ops
 from hotloop.context import ComponentContext
 from hotloop.entries import set_entries
 from hotloop.experience import Experience
@@ -22,6 +21,7 @@ from hotloop.loop_accumulation import Drawn, Group, normalizes_advantages, surve
 from hotloop.loop_boundary import BoundaryMode, RowBoundary
 from hotloop.loop_direct import DirectActing
 from hotloop.loop_lane import RolloutLane
+from hotloop.loop_nonfinite import NonFiniteGuard
 from hotloop.loop_policy_state import policy_states
 from hotloop.loop_recurrent_check import RecurrentCheck, RecurrentSelfCheck
 from hotloop.loop_rollout import (
@@ -38,7 +38,7 @@ from hotloop.loop_training import (
     add_unused_outputs,
     check_choice,
     check_entries,
-    clear_gradients,
+    check_graph,
     forward_policy_for_training,
     importance_ratio,
     max_grad_norm_of,
@@ -52,6 +52,7 @@ from hotloop.loop_training import (
 from hotloop.loop_training_lane import TrainingLane
 from hotloop.loop_truncation import TruncationMode, TruncationValues
 from hotloop.losses import ranks
+from hotloop.nonfinite import OnNan
 from hotloop.policies.draws import AgentDraws, DrawMemory
 from hotloop.policies.heads import draw_key
 from hotloop.spec import normalize_spec, spec_leaves
@@ -106,6 +107,9 @@ class CoreTrainingLoop:
         For a recurrent policy: when to make sure that the training forward repeats the rollout. ``"first"``:
         before the first update; ``"always"``: before that of every training phase. See
         `hotloop.loop_recurrent_check`.
+    on_nan
+        A NaN or an infinity: ``"raise"`` a `hotloop.NonFiniteError` that says where it came from, ``"skip"``
+        the minibatch, ``"ignore"``. None: ``context.config.on_nan``, or raise. See `hotloop.loop_nonfinite`.
 
     Attributes: the constructor's, `accumulate_minibatches`, `policy_spec`, `last_action` (``[A, k]``, live).
     """
@@ -127,6 +131,7 @@ class CoreTrainingLoop:
         reset_last_actions: bool = False,
         burn_in: int = 0,
         recurrent_check: RecurrentCheck = "first",
+        on_nan: OnNan | None = None,
     ) -> None:
         check_choice("sampling", sampling, ("loop", "losses"))
         check_choice("accumulation", accumulation, ("mean", "sum"))
@@ -167,7 +172,7 @@ class CoreTrainingLoop:
         self._update_epochs = 0
         self._group: Group | None = None
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
-        self._grad_norm = torch.zeros((), dtype=torch.float32, device=self.device)
+        self._guard = NonFiniteGuard(policy, experience, losses, on_nan)
         self._arrivals = Arrivals()
         self._memory: dict[str, Tensor] = {}  # of a minibatch, overwritten by the next one
         self._gradients = GradientAverage(policy)
@@ -227,6 +232,7 @@ class CoreTrainingLoop:
         experience, steps, losses = self.experience, self._steps, list(self.losses.values())
         states = self._states
         steps.begin_rollout(env, context)
+        self._guard.begin_rollout(env, context)
         self._truncation.begin_rollout(env)
         self._boundary.begin_rollout(env)
         if states is not None:
@@ -270,7 +276,7 @@ class CoreTrainingLoop:
             self._boundary.after_step(td, step.window, experience.stored_steps > stored)
             steps.track_rewards(rewards, step.window, context)
             with stopwatch("_rollout.send"):
-                env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
+                self._guard.send(env, actions, window)
             tally.count(step.infos, step.num_steps)
             idle_steps = checked_progress(experience, stored, idle_steps)
         self._truncation.end_rollout()
@@ -299,9 +305,8 @@ class CoreTrainingLoop:
         made.
 
         Gradients are clipped to the `max_grad_norm` of the first loss whose configuration has one, else to
-        the argument. When a loss asks to stop, its minibatch is dropped, along with gradients that were
-        accumulated for an unfinished step, and the pass under way is the last (and counts). Statistics are
-        merged in the order of the losses.
+        the argument. When a loss asks to stop, its minibatch is dropped, along with gradients accumulated
+        for an unfinished step, and the pass under way is the last (and counts). Raises NonFiniteError.
         """
         losses = list(self.losses.values())
         shared: TensorDictBase | None = None
@@ -316,6 +321,7 @@ class CoreTrainingLoop:
                 shared[name] = self.experience.give_me_empty_md_td()
         self.experience.rank, self.experience.world_size = ranks.rank_and_size()
         self.experience.reset_importance_sampling_ratios()
+        self._guard.begin_phase(context)
         for loss in losses:
             loss.zero_loss_tracker()
         with context.stopwatch("_train.forward"):
@@ -332,10 +338,8 @@ class CoreTrainingLoop:
 
         for loss in losses:
             loss.on_train_phase_end(context)
-        stats: dict[str, float] = {}
-        for loss in losses:
-            stats.update(loss.stats())
-        return stats, epochs_trained
+        stats = {name: value for loss in losses for name, value in loss.stats().items()}
+        return self._guard.checked(stats), epochs_trained
 
     def _update_epoch(
         self, context: ComponentContext, phase_shared: TensorDictBase | None, max_grad_norm: float
@@ -351,11 +355,12 @@ class CoreTrainingLoop:
                 after = self._boundary.after(config, bootstraps)
                 advantages = self._arrivals.compute(self.experience.buffer, config, bootstraps, after)
             self.experience.buffer["advantages_full"] = advantages
-        lane = group == 1 and self._states is None and self._lane.opens(self.policy, self.losses, context)
+        lane = group == 1 and self._states is None and not self._guard.may_undo
+        lane = lane and self._lane.opens(self.policy, self.losses, context)
         for mb_idx in range(count):
             members = range(mb_idx // group * group, min(count, (mb_idx // group + 1) * group))
             if mb_idx % group == 0:
-                clear_gradients(optimizer)
+                self._guard.begin_step(optimizer)
                 self._group = self._survey(advantages, context, members, after)
             if advantages is None:
                 assert phase_shared is not None
@@ -367,13 +372,9 @@ class CoreTrainingLoop:
                 total, stop = self._loop_minibatch(advantages, context, mb_idx, after, lane)
             if ranks.any_rank(stop):
                 if mb_idx % group:
-                    clear_gradients(optimizer)
+                    self._guard.begin_step(optimizer)
                 return True
-            if not total.requires_grad:
-                raise ValueError(
-                    "CoreTrainingLoop.training_phase: the total loss must depend on the policy's parameters, "
-                    f"got one without a graph from the losses {list(self.losses)}"
-                )
+            check_graph(total, self.losses)
             with stopwatch("_train.backward"):
                 if self._group is not None:
                     total = total * self._group.weights[mb_idx - members.start].to(total)
@@ -384,8 +385,8 @@ class CoreTrainingLoop:
                 with stopwatch("_train.optimizer"):
                     self._gradients()
                     limit = max_grad_norm_of(self.losses, max_grad_norm)
-                    ops.clip_grad_norm_(parameters, limit, out=self._grad_norm)
-                    optimizer.step()
+                    if self._guard.clip(parameters, limit):
+                        optimizer.step()
             for loss in self.losses.values():
                 loss.on_mb_end(context, mb_idx)
         return False
@@ -411,6 +412,7 @@ class CoreTrainingLoop:
         if mb_idx == 0:
             full = NonTensorData(advantages, batch_size=shared.batch_size, device=shared.device)
             set_entries(shared, {"advantages_full": full})
+        self._guard.watch(mb_idx, shared, after)
         sampled_mb = shared["sampled_mb"]
         weight = rank_weight(sampled_mb) if self._group is None else None
         if self._group is not None:
@@ -444,15 +446,8 @@ class CoreTrainingLoop:
         return Drawn(shared, columns, recurrent)
 
     def _sampling(self, advantages: Tensor, context: ComponentContext, mb_idx: int) -> dict[str, Any]:
-        return sampling_arguments(
-            self.experience,
-            context,
-            self._arrivals.columns,
-            advantages,
-            mb_idx,
-            self.seed,
-            self._update_epochs,
-        )
+        key = (self._arrivals.columns, advantages, mb_idx, self.seed, self._update_epochs)
+        return sampling_arguments(self.experience, context, *key)
 
     def _pg_advantages(
         self, shared: TensorDictBase, columns: Any, context: ComponentContext, after: AfterRows | None

@@ -83,11 +83,7 @@ class RowBoundary:
             for key, leaf in ((key, experience.buffer.get(key, None)) for key in _KEYS)
             if leaf is not None
         }
-        self._kept = TensorDict(
-            {key: entry[:segments] for key, entry in self._entries.items()},
-            batch_size=[segments],
-            device=device,
-        )
+        self._kept = self._view_entries()
         self._memory: dict[str, Tensor] = {}
         self._owner = torch.full((segments + 1,), -1, device=device)  # the agent that writes a row
         self._next_row = torch.full((segments + 1,), -1, device=device)  # where its agent went on, or -1
@@ -99,6 +95,20 @@ class RowBoundary:
         self._waiting = bytearray(agents)  # agents with such a row
         self._column = 0
         self._before: Tensor | None = None  # rows of agents that stand at column 0
+
+    def _view_entries(self) -> TensorDict:
+        """The entries of the rows, `[S]`."""
+        segments = self._experience.segments
+        return TensorDict(
+            {key: entry[:segments] for key, entry in self._entries.items()},
+            batch_size=[segments],
+            device=self._experience.device,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._mode != "legacy":  # in a copy a view would have memory of its own
+            self._kept = self._view_entries()
 
     def begin_rollout(self, env: Any) -> None:
         """Forget the last rollout and see whether this environment can be looked at without acting."""

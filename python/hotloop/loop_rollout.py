@@ -147,6 +147,10 @@ class StepBuilder:
         self._experience.last_actions = self.last_actions
         self._slots.clear()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of the experience's live cursors: a copy makes its own, of its own.
+        return {**self.__dict__, "_windows": {}, "_slots": {}}
+
     def adopt_action_space(self, env: Any) -> None:
         """Where the buffer holds no actions, take their layout from the environment's action space, once."""
         space = getattr(env, "single_action_space", None)

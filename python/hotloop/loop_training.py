@@ -328,6 +328,15 @@ def sampling_arguments(
     }
 
 
+def check_graph(total: Tensor, losses: Mapping[str, Any]) -> None:
+    """Raises ValueError for a total loss that no parameter can learn from."""
+    if not total.requires_grad:
+        raise ValueError(
+            "CoreTrainingLoop.training_phase: the total loss must depend on the policy's parameters, "
+            f"got one without a graph from the losses {list(losses)}"
+        )
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError for a `value` that is none of the choices."""
     if value not in choices:

@@ -47,8 +47,12 @@ class RunningMoments:
         """float64 ``[*shape]``, divisor n; 1 before the first entry."""
         return self.squares / self.count if self.count else np.ones(self.shape)
 
-    def update(self, entries: Array) -> None:
-        """Takes ``[n, *shape]`` entries in.
+    def update(self, entries: Array) -> bool:
+        """Takes ``[n, *shape]`` entries in, but for those with a component that is NaN or infinite: one would
+        make the moments NaN for good.
+
+        Returns:
+            Whether all of them were finite.
 
         Raises:
             ValueError: they have another shape.
@@ -61,9 +65,15 @@ class RunningMoments:
         numbers = entries.astype(np.float64)
         count = len(numbers)
         mean = numbers.mean(0) if count else np.zeros(self.shape)
+        finite = bool(np.isfinite(mean).all())
+        if not finite:
+            numbers = numbers[np.isfinite(numbers).reshape(count, -1).all(1)]
+            count = len(numbers)
+            mean = numbers.mean(0) if count else np.zeros(self.shape)
         own = (count, mean, np.square(numbers - mean).sum(0))
         for part in (own,) if self._gather is None else self._gather(own):
             self.merge(*part)
+        return finite
 
     def merge(self, count: int, mean: Array, squares: Array) -> None:
         """Takes in the moments of other entries: their number, mean and squared deviations from it, summed.
@@ -122,9 +132,10 @@ class ObservationNormalizer:
         With `update` they are taken into the statistics first.
         """
         numbers = observations.numpy()
-        if update:
-            self.moments.update(numbers)
+        finite = self.moments.update(numbers) if update else True
         scaled = (numbers - self.moments.mean) / np.sqrt(self.moments.variance + self.eps)
+        if not finite:  # an infinity would be clipped to a number, and never be found
+            scaled[~np.isfinite(numbers)] = np.nan
         return torch.from_numpy(np.clip(scaled, -self.clip, self.clip).astype(np.float32))
 
 
@@ -165,9 +176,12 @@ class RewardNormalizer:
         numbers = rewards.numpy()
         returns = self.returns[window]
         returns[:] = np.where(counts, self.gamma * returns + numbers, returns)
-        self.moments.update(returns[counts])
+        finite = self.moments.update(returns[counts])
         returns[dones] = 0.0
         scaled = numbers / np.sqrt(self.moments.variance + self.eps)
+        if not finite:
+            returns[~np.isfinite(returns)] = 0.0
+            scaled[~np.isfinite(numbers)] = np.nan
         return torch.from_numpy(np.clip(scaled, -self.clip, self.clip).astype(np.float32))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hotloop.envs.processes import EnvironmentLostError
 from hotloop.envs.protocol import (
     AutoresetMode,
     BatchInfo,
@@ -27,6 +28,7 @@ __all__ = [
     "AutoresetMode",
     "BatchInfo",
     "EnvPoolEnvironment",
+    "EnvironmentLostError",
     "GymnasiumEnvironment",
     "MettaGridEnvironment",
     "PeeksObservations",

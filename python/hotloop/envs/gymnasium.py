@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,7 @@ from hotloop.envs.gymnasium_make import (
     make_vector_env,
     observation_space_of,
 )
+from hotloop.envs.processes import lost
 from hotloop.envs.protocol import AutoresetMode, EnvironmentCount, StepBatch
 from hotloop.envs.statistics import EpisodeStatistics, StepBooks, recorded
 
@@ -119,7 +121,7 @@ class GymnasiumEnvironment:
         action_bounds: ActionBounds,
         recorded_episodes: bool,
     ) -> None:
-        self._closed = False
+        self._closed = self._lost = False
         self._reads_recorded = recorded_episodes
         self._env = vector_env
         self._vectorization = vectorization
@@ -226,7 +228,7 @@ class GymnasiumEnvironment:
         """The newest step: ``(obs, rewards, terminals, truncations, infos, env_slice, mask, num_steps)``.
 
         Shapes and dtypes as in ``hotloop.envs.StepBatch``; the first call after a reset has rewards 0 and no
-        dones.
+        dones. EnvironmentLostError where an environment's process has died.
         """
         self._check_open("get_observations")
         if self._pending is not None:
@@ -257,6 +259,7 @@ class GymnasiumEnvironment:
         Raises:
             TypeError, ValueError: wrong dtype or shape, a choice out of range, NaN.
             RuntimeError: called twice without ``get_observations`` in between, or after ``close``.
+            EnvironmentLostError: an environment's process has died.
         """
         self._check_open("send_actions")
         if self._pending is not None:
@@ -265,7 +268,8 @@ class GymnasiumEnvironment:
             )
         pending = self._convert(np.asarray(actions))
         if self._is_async:
-            self._env.step_async(pending)
+            with self._workers("send_actions"):
+                self._env.step_async(pending)
         self._pending = pending
 
     def final_observations(self) -> tuple[Tensor, Tensor] | None:
@@ -278,7 +282,11 @@ class GymnasiumEnvironment:
         return self._final_ids, self._final_tensor[: len(self._final_ids)]
 
     def _step(self, actions: npt.NDArray[Any]) -> None:
-        result = self._env.step_wait() if self._is_async else self._env.step(actions)
+        if self._is_async:
+            with self._workers("get_observations"):
+                result = self._env.step_wait()
+        else:
+            result = self._env.step(actions)
         observations, rewards, terminals, truncations, infos = result
         finished, self._num_steps, truncated = self._books.take(observations, rewards, terminals, truncations)
         if self._autoreset == "same_step":
@@ -386,14 +394,24 @@ class GymnasiumEnvironment:
 
         A rollout usually ends with its last actions under way.
         """
-        settled = True
-        if self._is_async and self._pending is not None:
+        settled = not self._lost
+        if self._is_async and self._pending is not None and settled:
             try:
                 self._env.step_wait(timeout=_SETTLE_SECONDS)
             except Exception:
                 settled = False  # whatever went wrong in a worker is moot now: its episode is being dropped
         self._pending = None
         return settled
+
+    @contextmanager
+    def _workers(self, what: str) -> Iterator[None]:
+        """Around a talk with the environments' processes: says which has died."""
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            self._lost = True
+            where = f"GymnasiumEnvironment.{what}"
+            raise lost(where, getattr(self._env, "processes", ()), error) from error
 
     def _check_open(self, what: str) -> None:
         if self._closed:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hotloop.envs.actions import ActionBounds, converter_of
+from hotloop.envs.processes import ProcessWatch
 from hotloop.envs.protocol import AutoresetMode, EnvironmentCount, StepBatch, TeacherStepBatch
 from hotloop.envs.statistics import EpisodeStatistics
 
@@ -111,6 +112,9 @@ class PufferEnvironment:
         self._served: dict[tuple[int, int], _Window] = {}
         self._newest: tuple[_Window, list[dict[str, Any]]] | None = None
         self._closed = False
+        # PufferLib's workers are waited for by looking at shared memory, for ever where one has died.
+        processes = getattr(vecenv, "processes", None)
+        self._watch = ProcessWatch(processes) if processes else None
         if batch == total:
             self.peek_observations: Callable[[], Iterator[StepBatch | TeacherStepBatch]] = self._peek
         vecenv.async_reset(seed)
@@ -156,6 +160,7 @@ class PufferEnvironment:
 
         Raises:
             ValueError: what ``recv`` returned is not a step of a contiguous range of agents.
+            EnvironmentLostError: a worker process has died.
         """
         self._check_open("get_observations")
         if self._newest is None:
@@ -190,12 +195,18 @@ class PufferEnvironment:
         """Closes the vecenv. May be called twice."""
         if not self._closed:
             self._closed = True
+            if self._watch is not None:
+                self._watch.close()
             close = getattr(self._vecenv, "close", None)
             if callable(close):
                 close()
 
     def _receive(self) -> tuple[_Window, list[dict[str, Any]]]:
-        step = self._vecenv.recv()
+        if self._watch is None:
+            step = self._vecenv.recv()
+        else:
+            with self._watch.waiting(f"{_WHERE}.get_observations"):
+                step = self._vecenv.recv()
         if len(step) == 8:
             observations, rewards, terminals, truncations, teacher, _, env_ids, masks = step
         elif len(step) == 7:

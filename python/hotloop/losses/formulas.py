@@ -128,7 +128,7 @@ def kl_estimates(ratio: Tensor, new_log_prob: Tensor, old_log_prob: Tensor) -> T
 
 def explained_variance(values: Tensor, returns: Tensor, valid: Tensor | None = None) -> Tensor:
     """``1 - Var(R - V) / Var(R)`` over valid entries of all ranks, as a scalar; 0 when the returns do not
-    vary."""
+    vary, NaN where an entry is not finite."""
     both = (returns, returns - values)
     means = torch.stack([masked_mean(x, valid) for x in both])
     squares = torch.stack(
@@ -136,7 +136,7 @@ def explained_variance(values: Tensor, returns: Tensor, valid: Tensor | None = N
     )
     count = means.new_full((), returns.numel()) if valid is None else valid.sum()
     _, _, (total, residual) = global_moments(count, means, squares)
-    return torch.where(total > 0, 1.0 - residual / total, 0.0)
+    return torch.where(total == 0, 0.0, 1.0 - residual / total)
 
 
 def _keep(x: Tensor, valid: Tensor | None) -> Tensor:

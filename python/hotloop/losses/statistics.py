@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,6 +110,14 @@ class StatisticTracker:
                 totals[name] = (sum_so_far + numbers[position + i], weight_so_far + weight)
             position += len(names) + 1
         return totals
+
+    def mark(self) -> object:
+        """What `rewind` goes back to."""
+        return {names: sums.clone() for names, sums in self._groups.items()}, list(self._pending)
+
+    def rewind(self, mark: Any) -> None:
+        """Forget what was added since that `mark`, which can be used once."""
+        self._groups, self._pending = mark
 
     def clear(self) -> None:
         """Forget everything."""

@@ -6,7 +6,7 @@ NumPy arrays, which that mode refuses, travel as tensors under a marker and come
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,29 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: `state` holds something that `encode` refuses.
+        OSError: the disk is full, say.
     """
     content = encode({"format": FORMAT, **state}, "checkpoint")
-    with write_atomically(path) as temporary:
-        torch.save(content, temporary)
+    try:
+        # Through Python's file: torch's own would not say why it could not be written.
+        with write_atomically(path) as temporary, temporary.open("wb") as stream:
+            torch.save(content, stream)
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__  # torch turns it into an error of its own
+        if cause is None:
+            raise
+        kept = "; the one that was there is kept" if path.exists() else ""
+        reason = cause.strerror or str(cause)
+        raise OSError(cause.errno, f"{path} could not be written ({reason}){kept}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads what `save_checkpoint` wrote, tensors on the CPU.
+
+    Nothing in the file is executed (`weights_only`), and its checksums are compared first: torch writes them
+    and does not read them, so that a flipped bit would come back as a number like any other.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -90,9 +105,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"load_checkpoint: no checkpoint at {path}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged!r} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"load_checkpoint: {path} is not a readable checkpoint: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what damaged bytes lead to, zipfile and torch do not narrow down
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"load_checkpoint: {path} is not a readable checkpoint: {reason}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"load_checkpoint: {path} has format {found!r}, this version reads format {FORMAT}")

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from hotloop.context import AdvantageConfig, LoopConfig, SamplingConfig
+from hotloop.nonfinite import OnNan
 from hotloop.trainer.config_sections import (
     ActorConfig,
     CriticConfig,
@@ -58,6 +59,8 @@ class TrainConfig(Section):
     """PPO's losses as one native op; otherwise policy and value loss by themselves, in torch."""
     keep_freed_memory: bool = True
     """Keep freed memory for the next allocation instead of giving it back: see hotloop.keep_freed_memory."""
+    on_nan: OnNan = "raise"
+    """A NaN or an infinity in training: stop and say where it came from, skip the minibatch, or ignore it."""
     rank_timeout_seconds: float = Field(default=300.0, gt=0)
     """Under torchrun: how long a process waits for the others before it takes them for lost."""
     run_dir: Path | None = None
@@ -117,6 +120,7 @@ class TrainConfig(Section):
             sampling=SamplingConfig(**self.sampling.model_dump()),
             advantage=AdvantageConfig(**self.advantage.model_dump()),
             seed=self.seed,
+            on_nan=self.on_nan,
         )
 
     def to_yaml(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hotloop.trainer.checkpoint import load_checkpoint
+from hotloop.trainer.checkpoint_files import past_checkpoints
 from hotloop.trainer.config import TrainConfig, changed_on_resume
 from hotloop.trainer.run_dir import RunDirectory
 
@@ -20,7 +21,16 @@ def open_directory(config: TrainConfig) -> tuple[RunDirectory, dict[str, Any] | 
         raise ValueError(
             f"{', '.join(changed)} cannot change when a run is resumed: keep the values of {directory.config}"
         )
-    return directory, load_checkpoint(directory.checkpoint)
+    try:
+        return directory, load_checkpoint(directory.checkpoint)
+    except ValueError as error:
+        # Names of the same file are damaged alike.
+        broken = directory.checkpoint.stat().st_ino
+        others = [path for path in past_checkpoints(directory) if path.stat().st_ino != broken]
+        if not others:
+            raise
+        advice = f"to go on from {others[-1]}, copy it to {directory.checkpoint}"
+        raise ValueError(f"{error}; {advice}") from error
 
 
 def environment_seed(config: TrainConfig, state: Mapping[str, Any] | None) -> int:

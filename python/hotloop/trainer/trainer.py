@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from hotloop.distributed import on_first
+from hotloop.envs import EnvironmentLostError
 from hotloop.freed_memory import keep_freed_memory
 from hotloop.losses import ranks
+from hotloop.nonfinite import NonFiniteError, non_finite_parameter
 from hotloop.trainer.build import build_components, optimizer_settings, usable_device
 from hotloop.trainer.checkpoint_files import CheckpointFiles
 from hotloop.trainer.checks import check_outputs
@@ -127,7 +129,9 @@ class Trainer:
         """Runs epochs until the steps are used up, the goal is reached or a signal asks to stop; then saves.
 
         Raises:
-            FloatingPointError: a loss is no longer finite. The last checkpoint, from before, is kept.
+            NonFiniteError: a NaN or an infinity reached training and `config.on_nan` is ``"raise"``. The last
+                checkpoint, from before, is kept.
+            EnvironmentLostError: an environment's process has died; what was learnt is saved.
             RankLostError: another process of the run has died; rank 0 has saved.
             RuntimeError: called a second time.
         """
@@ -139,16 +143,20 @@ class Trainer:
                 outputs.message(note)
             several = ranks.several_ranks()
             with StopSignals(announce if self._first else None, insist=not several) as stop:
-                self._started = time.perf_counter()
                 try:
                     if several:
                         self._rank_states = ranks.gathered_by_first(self._rank_state())
+                    if not ranks.from_first(self.directory.checkpoint.exists()):
+                        self.save()  # whatever ends the run from here on, there is something to go on from
+                    self._started = time.perf_counter()
                     reason = self._run(outputs, stop)
                     seconds = self.seconds
                     self.save()
                 except ranks.RankLostError as error:
                     stop.ignore_from_now_on()
                     raise self._save_alone(error) from error
+                except EnvironmentLostError as error:
+                    raise self._after_loss(error, several) from error
                 outputs.plot()
                 if several:
                     # torchrun ends the others when a rank exits with another code than 0, as after a
@@ -207,6 +215,8 @@ class Trainer:
         Without evaluations the best is the state with the highest mean return of a full window of episodes,
         among those that are saved. With several ranks all must call it; rank 0 writes.
         """
+        if self.config.on_nan == "raise" and (broken := non_finite_parameter(self.policy)) is not None:
+            raise NonFiniteError(broken, f". {self._kept()}")
         if self.config.evaluation.every is None and self._full_return() > self.best_return:
             self.best_return, best = self._full_return(), True
         self._rank_states = ranks.gathered_by_first(self._rank_state())
@@ -262,6 +272,16 @@ class Trainer:
         return ranks.RankLostError(
             f"{error}. Saved {self.directory.checkpoint} at epoch {self.epoch}; continue with --resume "
             f"{self.directory.path} and as many processes"
+        )
+
+    def _after_loss(self, error: EnvironmentLostError, several: bool) -> EnvironmentLostError:
+        """What to say when an environment's process has died; what was learnt up to the rollout is saved."""
+        if not several:
+            self._rank_states = [{**self._rank_state(), "environment": None}]
+            self._write_checkpoint(best=False)
+        holds = "is from before" if several else f"holds epoch {self.epoch}, the last whole one"
+        return EnvironmentLostError(
+            f"{error}. {self.directory.checkpoint} {holds}; continue with --resume {self.directory.path}"
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -323,7 +343,11 @@ class Trainer:
             if stop.received is not None:
                 return "signal"
             steps_before = self.context.agent_step
-            report = self._run_epoch()
+            try:
+                report = self._run_epoch()
+            except NonFiniteError as error:
+                place = f"epoch {self.epoch + 1}, after {self.context.agent_step:,} agent steps: "
+                raise NonFiniteError(error.report, f"{error.more}. {self._kept()}", place) from error
             with stopwatch("logging"):
                 outputs.epoch(report)
             if _crosses(config.evaluation.every, steps_before, self.context.agent_step):
@@ -357,7 +381,6 @@ class Trainer:
         context.advance_epoch(update_epochs)
         context.latest_losses_stats = losses
         self.epoch += 1
-        self._check_finite(losses)
         phases = self._clock.lap()
         return EpochReport(
             epoch=self.epoch,
@@ -393,19 +416,13 @@ class Trainer:
         """Mean return over a full window of episodes; minus infinity before it is full."""
         return self.episodes.return_mean if self.episodes.full else -math.inf
 
-    def _check_finite(self, losses: Mapping[str, float]) -> None:
-        broken = [
-            f"{name} = {value}"
-            for name, value in losses.items()
-            if "loss" in name and not math.isfinite(value)
-        ]
-        if broken:
-            path = self.directory.checkpoint
-            kept = f"The last checkpoint, {path}, is from before" if path.exists() else "No checkpoint yet"
-            raise FloatingPointError(
-                f"epoch {self.epoch}, {self.context.agent_step:,} agent steps: {', '.join(broken)}. {kept}; "
-                "a lower --optimizer.learning-rate is the usual cure"
-            )
+    def _kept(self) -> str:
+        """What to do about a NaN."""
+        path = self.directory.checkpoint
+        return (
+            f"{path} is from before; where the environment is not to blame a lower --optimizer.learning-rate "
+            "is the usual cure, and --on-nan skip goes on without such minibatches"
+        )
 
 
 def _crosses(every: int | None, before: int, after: int) -> bool:

@@ -1,0 +1,82 @@
+"""The native boundary under arguments of chance: see `boundary_fuzz`. `make fuzz` runs many more cases."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from boundary_fuzz import Call, corpus, run_case
+from hotloop import _core, ops
+
+
+@cache
+def calls() -> list[Call]:
+    return corpus()
+
+
+def test_every_native_op_is_called() -> None:
+    native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
+    assert native <= {call.name for call in calls()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_whatever_stands_for_an_argument(data: st.DataObject) -> None:
+    run_case(calls(), lambda n: data.draw(st.integers(0, n - 1)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_many_cases_of_chance() -> None:
+    outcomes = {run_case(calls(), random.Random(number).randrange) for number in range(1500)}
+    assert {"returned", "TypeError", "ValueError"} <= outcomes
+
+
+def planted(function: Any) -> list[Call]:
+    return [Call("planted", function, (torch.zeros(3, 4), torch.zeros(3, 4), 1.0))]
+
+
+def writes_and_raises(x: Any, y: Any, _: Any) -> None:
+    if isinstance(x, Tensor) and x.dtype == torch.float32 and x.dim() and not x.requires_grad:
+        x.fill_(5.0)
+    raise ValueError("after the fact")
+
+
+def writes_behind(x: Any, y: Any, _: Any) -> None:
+    if isinstance(x, Tensor) and x.layout == torch.strided and not x.is_meta and not x.is_neg():
+        whole = torch.empty(0, dtype=torch.uint8).set_(x.detach().untyped_storage())  # type: ignore[call-overload]
+        whole[-1:] += 1
+
+
+def breaks(x: Any, y: Any, _: Any) -> None:
+    raise SystemError("error return without exception set")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (writes_and_raises, AssertionError, r"wrote to Tensor.* and raised ValueError"),
+        (writes_behind, AssertionError, "wrote outside of"),
+        (breaks, SystemError, "without exception"),
+    ],
+)
+def test_a_planted_fault_is_noticed(function: Any, error: type[Exception], message: str) -> None:
+    def many() -> None:
+        for number in range(300):
+            run_case(planted(function), random.Random(number).randrange)
+
+    with pytest.raises(error, match=message):
+        many()
+
+
+def test_numbers_that_are_too_large_are_refused_and_not_wrapped() -> None:
+    with pytest.raises((OverflowError, TypeError, ValueError)):
+        ops.sample_segments(torch.ones(5), 2**70, 3, law="successive", seed=0, epoch=0, minibatch=0)
