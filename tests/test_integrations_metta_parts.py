@@ -390,3 +390,14 @@ def test_actions_of_several_numbers_are_refused_at_head() -> None:
         ValueError, match=r"'actions' must be \[n\], a discrete one for each agent, got \[2, 1\]"
     ):
         loop._remember(torch.zeros(2, 1), None)
+
+
+def test_ratios_are_clamped_and_keep_their_graph() -> None:
+    new = torch.tensor([[50.0, 0.5, -50.0, 9.5]], requires_grad=True)
+    old = TensorDict({"act_log_prob": torch.zeros(1, 4)}, (1, 4))
+    ratio = head._ratio(old, TensorDict({"act_log_prob": new}, (1, 4)))
+    assert ratio is not None
+    assert torch.equal(ratio, torch.exp(torch.tensor([[10.0, 0.5, -10.0, 9.5]])))
+    (grad,) = torch.autograd.grad(ratio.sum(), new)
+    assert (grad == 0).tolist() == [[True, False, True, False]]
+    assert head._ratio(old, TensorDict({}, (1, 4))) is None
