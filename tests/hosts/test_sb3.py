@@ -342,6 +342,7 @@ def test_bad_input_is_refused() -> None:
     next(buffer.get())
     with pytest.raises(ValueError, match=r"must come before get\(\), which flattens"):
         compute(torch.zeros(4), np.zeros(4, bool))
+    buffer.reset()
     buffer.pos = 16
     with pytest.raises(IndexError):
         buffer.add(np.zeros((4, 3)), np.zeros(4), np.zeros(4), np.zeros(4), torch.zeros(4), torch.zeros(4))

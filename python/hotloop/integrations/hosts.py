@@ -122,7 +122,7 @@ HOSTS: tuple[Host, ...] = (
         "tianshou",
         "tianshou",
         ("2.0.1",),
-        "compute_episodic_return's recurrence",
+        "the recurrence of compute_episodic_return, in long batches",
         "hotloop.integrations.tianshou.install()",
     ),
     Host(
@@ -130,10 +130,17 @@ HOSTS: tuple[Host, ...] = (
         "rl_games",
         "rl-games",
         ("1.6.5",),
-        "discount_values",
+        "discount_values, discount_values_masks",
         "hotloop.integrations.rl_games.install()",
     ),
-    Host("skrl", "skrl", "skrl", ("2.1.1",), "compute_gae", "hotloop.integrations.skrl.install()"),
+    Host(
+        "skrl",
+        "skrl",
+        "skrl",
+        ("2.1.1",),
+        "compute_gae of every torch agent",
+        "hotloop.integrations.skrl.install()",
+    ),
 )
 
 
