@@ -1,5 +1,8 @@
 """Runs the Python blocks of a page one after the other in one process, as a reader would who types them in.
 
+What a block takes for granted, such as an environment that the reader has, is in a comment in front of it that the page
+does not show: `<!-- before:`, lines of Python, `-->`.
+
 usage: docs_blocks.py page.md
 """
 
@@ -15,12 +18,16 @@ FENCE = re.compile(
 )
 
 
+BEFORE = re.compile(r"<!-- before:\n(.*?)-->\s*\Z", re.DOTALL)
+
+
 class Block(NamedTuple):
     """A fenced block."""
 
     language: str  # empty for a bare fence
     line: int  # of its first line of code, from 1
     code: str
+    before: str = ""  # what runs ahead of it, unseen
 
 
 def blocks_of(text: str) -> list[Block]:
@@ -28,7 +35,9 @@ def blocks_of(text: str) -> list[Block]:
     for match in FENCE.finditer(text):
         indent = match["indent"]
         code = "".join(line.removeprefix(indent) for line in match["code"].splitlines(keepends=True))
-        found.append(Block(match["language"], text.count("\n", 0, match.start("code")) + 1, code))
+        before = BEFORE.search(text[: match.start()])
+        line = text.count("\n", 0, match.start("code")) + 1
+        found.append(Block(match["language"], line, code, before[1] if before else ""))
     return found
 
 
@@ -37,6 +46,7 @@ def run(page: Path) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks_of(page.read_text()):
         if block.language == "python":
+            exec(block.before, names)
             # so that lines are counted as in the page
             exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), names)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from docs_blocks import Block, blocks_of
+from hotloop.integrations import HOSTS, find_host
 
 ROOT = Path(__file__).parent.parent
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
@@ -34,12 +35,21 @@ def missing_modules(blocks: list[Block]) -> list[str]:
     """Packages that the blocks import and that are not installed here."""
     imported = set()
     for block in blocks:
-        for node in ast.walk(ast.parse(block.code)):
+        for node in ast.walk(ast.parse(block.before + block.code)):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
                 imported.add(node.module.split(".")[0])
     return sorted(name for name in imported if importlib.util.find_spec(name) is None)
+
+
+def missing_host(name: str) -> list[str]:
+    """The trainer that a page of integrations is about, where it is not installed here in a tested version."""
+    if all(host.name != name for host in HOSTS) or find_host(name).module is None:
+        return []
+    host = find_host(name)
+    tested = host.distribution is None or host.version in host.tested
+    return [] if host.installed and tested else [f"a tested {host.distribution or host.module}"]
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=page_id)
@@ -50,7 +60,8 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     if page.parent.name == "integrations":
         host = ROOT / ".venv-hosts" / page.stem / "bin/python"
         python = str(host) if host.exists() else python
-    if python == sys.executable and (missing := missing_modules(blocks)):
+    missing = missing_modules(blocks) + missing_host(page.stem if page.parent.name == "integrations" else "")
+    if python == sys.executable and missing:
         pytest.skip(f"needs {', '.join(missing)}: make test-peers")
     # a process of its own, whose PYTHONPATH leads here: it may be another environment's Python
     paths = [str(Path(__file__).parent), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")]

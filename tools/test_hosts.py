@@ -21,7 +21,11 @@ def main(arguments: list[str]) -> int:
     failed = []
     for host in chosen:
         print(f"\n== {host}", flush=True)
-        command = [str(make(host)), "-m", "pytest", "-q", f"tests/hosts/test_{host}.py", *rest]
+        page = f"docs/integrations/{host}.md"
+        tests = [f"tests/hosts/test_{host}.py"]
+        if (ROOT / page).exists():  # what it shows runs too
+            tests.append(f"tests/test_docs_blocks.py::test_python_blocks_run[{page}]")
+        command = [str(make(host)), "-m", "pytest", "-q", *tests, *rest]
         if subprocess.run(
             command, cwd=ROOT, env={**os.environ, "HOTLOOP_HOST": host}, check=False
         ).returncode:
