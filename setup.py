@@ -73,7 +73,7 @@ def translation_units() -> list[tuple[str, str, list[str]]]:
     units = []
     parts = set(re.findall(r'^#include "(\w+\.cpp)"$', (ROOT / PYBIND_UNIT).read_text(), re.MULTILINE))
     for source in sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*/*.cpp")):
-        if Path(source).name in parts:
+        if Path(source).name in parts or Path(source).name.startswith("cuda_"):
             continue
         stem = "_".join(Path(source).with_suffix("").parts[1:])
         kernel = Path(source).stem

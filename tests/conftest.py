@@ -6,16 +6,39 @@ import pytest
 import torch
 
 import hotloop  # noqa: F401  (torch first, then the native module)
+from cuda_host_support import backends, has_cuda_kernels, on_backend
 from hotloop import _core
 
 
-@pytest.fixture(params=_core.isas_supported())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once for each instruction set that this processor has."""
-    before = _core.isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Instruction sets for tests that ask for them, and other devices for tests of ops that these have."""
+    cpu = list(_core.isas_supported()) if "isa" in metafunc.fixturenames else ["cpu"]
+    only_cpu = metafunc.definition.get_closest_marker("cpu_only") is not None
+    others = backends() if has_cuda_kernels(metafunc.module.__name__) and not only_cpu else []
+    if "isa" in metafunc.fixturenames or others:
+        metafunc.parametrize("backend", cpu + others, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What the native ops run on: an instruction set of the CPU, `cpu` for its best one, or another device."""
+    name: str = getattr(request, "param", "cpu")
+    if name in _core.isas_supported():
+        before = _core.isa()
+        _core.set_isa(name)
+        yield name
+        _core.set_isa(before)
+    elif name == "cpu":
+        yield name
+    else:
+        with on_backend(name):
+            yield name
+
+
+@pytest.fixture
+def isa(backend: str) -> str:
+    """Runs a test once for each instruction set that this processor has, and on other devices."""
+    return backend
 
 
 @pytest.fixture
