@@ -11,6 +11,9 @@
 #define HL_ROLLED _Pragma("unroll 1")
 // An array that the threads of a block share; as a parameter: template <class Array>, Array& name.
 #define HL_SHARED(T, name, count) __shared__ T name[count]
+#define HL_DYNAMIC_SHARED(T, name)                          \
+  extern __shared__ __align__(16) unsigned char name##_raw[]; \
+  T* const name = reinterpret_cast<T*>(name##_raw)
 #define HL_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   (kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
 
@@ -21,6 +24,9 @@
 #define HL_ROLLED
 #define HL_SHARED(T, name, count)                                \
   static ::simt::SharedArray<T, count> name##_of_the_block(#name); \
+  auto& name = name##_of_the_block.enter()
+#define HL_DYNAMIC_SHARED(T, name)                            \
+  static ::simt::DynamicShared<T> name##_of_the_block(#name); \
   auto& name = name##_of_the_block.enter()
 #define HL_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   ::simt::launch(#kernel, (grid), (block), (shared_bytes), (stream), [&] { (kernel)(__VA_ARGS__); })

@@ -53,24 +53,34 @@ def write_ninja(output: Path) -> None:
         lines.append(f"build {name}: compile {source}")
         objects.append(name)
     lines.append(f"build {output.name}: link {' '.join(objects)}")
+    # An executable of its own, always with AddressSanitizer: a test module would have to be loaded after it.
+    lines += [
+        "rule faults",
+        f"  command = $cxx -std=c++17 -O1 -g1 -Wall -Wextra -fsanitize=address -I{HERE} -include simt.h "
+        "-MMD -MF $out.d $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "  description = $out",
+        f"build faults: faults {' '.join(str(HERE / n) for n in ('faults.cpp', 'simt.cpp', 'simt_fiber.cpp'))}",
+    ]
     text = "\n".join([*lines, ""])
     ninja = BUILD / "build.ninja"
     if not ninja.is_file() or ninja.read_text() != text:
         ninja.write_text(text)
 
 
-def build() -> Path:
-    """The compiled module's path."""
+def build(target: str = "_cuda.so") -> Path:
+    """The path of the compiled module, or of `faults`, the runner's own test."""
     BUILD.mkdir(parents=True, exist_ok=True)
     output = BUILD / "_cuda.so"
     write_ninja(output)
     # The compiler of a sanitized run is not to be instrumented itself.
     environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-    command = [sys.executable, "-m", "ninja", "-C", str(BUILD)]
+    command = [sys.executable, "-m", "ninja", "-C", str(BUILD), target]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode != 0:
         raise RuntimeError(f"the kernels do not compile for the host runner:\n{result.stdout}{result.stderr}")
-    return output
+    return BUILD / target
 
 
 if __name__ == "__main__":

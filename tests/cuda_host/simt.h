@@ -37,7 +37,7 @@
 #define SIMT_TEXT(x) SIMT_TEXT_OF(x)
 #define SIMT_SITE __FILE__ ":" SIMT_TEXT(__LINE__)
 #define __syncthreads() ::simt::block_barrier(SIMT_SITE)
-#define __syncwarp(...) ::simt::warp_barrier(SIMT_SITE, ##__VA_ARGS__)
+#define __syncwarp(...) ::simt::WarpBarrier{SIMT_SITE}(__VA_ARGS__)
 #define __shfl_sync(...) ::simt::shuffle(::simt::Kind::index, SIMT_SITE, __VA_ARGS__)
 #define __shfl_up_sync(...) ::simt::shuffle(::simt::Kind::up, SIMT_SITE, __VA_ARGS__)
 #define __shfl_down_sync(...) ::simt::shuffle(::simt::Kind::down, SIMT_SITE, __VA_ARGS__)

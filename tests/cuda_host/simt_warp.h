@@ -25,8 +25,9 @@ static inline unsigned ballot(const char* site, unsigned mask, bool predicate) {
   return static_cast<unsigned>(warp_operation(Kind::ballot, site, mask, predicate ? 1 : 0, 0, 32));
 }
 
-static inline void warp_barrier(const char* site, unsigned mask = kFullMask) {
-  warp_operation(Kind::barrier, site, mask, 0, 0, 32);
-}
+struct WarpBarrier {
+  const char* site;
+  void operator()(unsigned mask = kFullMask) const { warp_operation(Kind::barrier, site, mask, 0, 0, 32); }
+};
 
 }  // namespace simt
