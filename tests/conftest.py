@@ -16,7 +16,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     only_cpu = metafunc.definition.get_closest_marker("cpu_only") is not None
     others = backends() if has_cuda_kernels(metafunc.module.__name__) and not only_cpu else []
     if "isa" in metafunc.fixturenames or others:
-        metafunc.parametrize("backend", cpu + others, indirect=True)
+        gpu = [pytest.param(name, marks=pytest.mark.gpu) if name == "cuda" else name for name in others]
+        metafunc.parametrize("backend", [*cpu, *gpu], indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -14,23 +14,33 @@ struct DeltaLambda {
   static constexpr bool kCut = kMasked;
 
   int64_t rows, horizon;
-  DeltaLambdaParams p;
+  Array values, rewards, dones, valid, next_values, next_rewards, next_dones, out;
   Discounts<T> discounts;
 
-  explicit DeltaLambda(const DeltaLambdaParams& params)
-      : rows(params.segments), horizon(params.horizon), p(params), discounts(params.discounts) {}
+  explicit DeltaLambda(const DeltaLambdaParams& p)
+      : rows(p.segments),
+        horizon(p.horizon),
+        values(p.values),
+        rewards(p.rewards),
+        dones(p.dones),
+        valid(p.valid),
+        next_values(p.next_values),
+        next_rewards(p.next_rewards),
+        next_dones(p.next_dones),
+        out(p.out),
+        discounts(p.discounts) {}
 
   HL_DEVICE Affine<T> step(int64_t row, int64_t t) const {
     // Nothing is known of what arrives after the last step, where the caller has not told.
-    if (t + 1 == horizon && p.next_values.data == nullptr) return {T(0), T(0)};
-    if (kMasked && !flag_or<T>(p.valid, row, t, true)) return {T(0), T(0)};
-    return delta_lambda_step(discounts.of(row), load_at<T>(p.values, row, t),
-                             load_later<T>(p.values, p.next_values, horizon, row, t),
-                             load_later<T>(p.rewards, p.next_rewards, horizon, row, t),
-                             load_later<T>(p.dones, p.next_dones, horizon, row, t));
+    if (t + 1 == horizon && !next_values.given()) return {T(0), T(0)};
+    if (kMasked && !flag_or<T>(valid, row, t, true)) return {T(0), T(0)};
+    return delta_lambda_step(discounts.of(row), load_at<T>(values, row, t),
+                             load_later<T>(values, next_values, horizon, row, t),
+                             load_later<T>(rewards, next_rewards, horizon, row, t),
+                             load_later<T>(dones, next_dones, horizon, row, t));
   }
 
-  HL_DEVICE void emit(int64_t row, int64_t t, T y, T) const { store_at(p.out, row, t, y); }
+  HL_DEVICE void emit(int64_t row, int64_t t, T y, T) const { store_at(out, row, t, y); }
 };
 
 // l[t] = grad[t] + gamma * lambda * (1 - d[t]) * l[t-1] is the gradient of the TD error of step t; it is 0, and
@@ -42,25 +52,35 @@ struct DeltaLambdaBackward {
   static constexpr bool kCut = true;
 
   int64_t rows, horizon;
-  DeltaLambdaBackwardParams p;
+  Array grad, dones, valid, next_dones, grad_values, grad_rewards, grad_next_values, grad_next_rewards;
   Discounts<T> discounts;
 
-  explicit DeltaLambdaBackward(const DeltaLambdaBackwardParams& params)
-      : rows(params.segments), horizon(params.horizon), p(params), discounts(params.discounts) {}
+  explicit DeltaLambdaBackward(const DeltaLambdaBackwardParams& p)
+      : rows(p.segments),
+        horizon(p.horizon),
+        grad(p.grad),
+        dones(p.dones),
+        valid(p.valid),
+        next_dones(p.next_dones),
+        grad_values(p.grad_values),
+        grad_rewards(p.grad_rewards),
+        grad_next_values(p.grad_next_values),
+        grad_next_rewards(p.grad_next_rewards),
+        discounts(p.discounts) {}
 
   HL_DEVICE Affine<T> step(int64_t row, int64_t t) const {
-    if (t + 1 == horizon && p.next_dones.data == nullptr) return {T(0), T(0)};  // the column is constant
-    if (!flag_or<T>(p.valid, row, t, true)) return {T(0), T(0)};
-    return {discounts.of(row).decay * (T(1) - load_at<T>(p.dones, row, t)), load_at<T>(p.grad, row, t)};
+    if (t + 1 == horizon && !next_dones.given()) return {T(0), T(0)};  // the column is constant
+    if (!flag_or<T>(valid, row, t, true)) return {T(0), T(0)};
+    return {discounts.of(row).decay * (T(1) - load_at<T>(dones, row, t)), load_at<T>(grad, row, t)};
   }
 
   HL_DEVICE void emit(int64_t row, int64_t t, T l, T earlier) const {
     const T gamma = discounts.of(row).gamma;
-    store_at(p.grad_values, row, t, gamma * (T(1) - load_at<T>(p.dones, row, t)) * earlier - l);
-    store_at(p.grad_rewards, row, t, earlier);
+    store_at(grad_values, row, t, gamma * (T(1) - load_at<T>(dones, row, t)) * earlier - l);
+    store_at(grad_rewards, row, t, earlier);
     if (t + 1 < horizon) return;
-    store_at(p.grad_next_values, row, 0, gamma * (T(1) - load_or<T>(p.next_dones, row, 0, T(0))) * l);
-    store_at(p.grad_next_rewards, row, 0, l);
+    store_at(grad_next_values, row, 0, gamma * (T(1) - load_or<T>(next_dones, row, 0, T(0))) * l);
+    store_at(grad_next_rewards, row, 0, l);
   }
 };
 

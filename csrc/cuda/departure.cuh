@@ -8,18 +8,30 @@ namespace device {
 template <class T>
 struct DepartureStep {
   T reward, value, baseline, bootstrap, ratio;
-  bool valid, ends, cut_short, continues;  // continues: no episode ends here, nor does the row
+  bool valid, ends, continues;  // continues: no episode ends here, nor does the row
 };
 
 // kRatioShift: 1 where a step needs the ratio of the next step. An absent input is 0.
 template <class T, int kRatioShift>
 struct DepartureInputs {
-  DepartureArgs d;
+  int64_t horizon;
+  Array rewards, values, baseline, terminated, truncated, truncation_values, valid, importance, last_values;
   Discounts<T> discounts;
   bool baseline_is_values;
 
-  explicit DepartureInputs(const DepartureArgs& args)
-      : d(args), discounts(args.discounts), baseline_is_values(same_view(args.baseline, args.values)) {}
+  explicit DepartureInputs(const DepartureArgs& d)
+      : horizon(d.horizon),
+        rewards(d.rewards),
+        values(d.values),
+        baseline(d.baseline),
+        terminated(d.terminated),
+        truncated(d.truncated),
+        truncation_values(d.truncation_values),
+        valid(d.valid),
+        importance(d.importance),
+        last_values(d.last_values),
+        discounts(d.discounts),
+        baseline_is_values(same_view(d.baseline, d.values)) {}
 
   static bool same_view(const Matrix& a, const Matrix& b) {
     return a.data == b.data && a.dtype == b.dtype && a.row_stride == b.row_stride && a.time_stride == b.time_stride;
@@ -27,22 +39,21 @@ struct DepartureInputs {
 
   HL_DEVICE DepartureStep<T> load(int64_t row, int64_t t) const {
     DepartureStep<T> s;
-    const bool terminated = flag_or<T>(d.terminated, row, t, false);
-    const bool truncated = flag_or<T>(d.truncated, row, t, false);
-    s.valid = flag_or<T>(d.valid, row, t, true);
-    s.ends = terminated | truncated;
-    s.cut_short = truncated & !terminated;
-    s.continues = !s.ends & (t + 1 < d.horizon);
-    s.reward = load_or<T>(d.rewards, row, t, T(0));
-    s.value = load_or<T>(d.values, row, t, T(0));
-    s.baseline = baseline_is_values ? s.value : load_or<T>(d.baseline, row, t, T(0));
+    const bool is_terminated = flag_or<T>(terminated, row, t, false);
+    const bool is_truncated = flag_or<T>(truncated, row, t, false);
+    s.valid = flag_or<T>(valid, row, t, true);
+    s.ends = is_terminated | is_truncated;
+    s.continues = !s.ends & (t + 1 < horizon);
+    s.reward = load_or<T>(rewards, row, t, T(0));
+    s.value = load_or<T>(values, row, t, T(0));
+    s.baseline = baseline_is_values ? s.value : load_or<T>(baseline, row, t, T(0));
     s.bootstrap = T(0);
-    if (!terminated) {
-      s.bootstrap = truncated ? load_or<T>(d.truncation_values, row, t, T(0))
-                              : load_later<T>(d.values, d.last_values, d.horizon, row, t);
+    if (!is_terminated) {
+      s.bootstrap = is_truncated ? load_or<T>(truncation_values, row, t, T(0))
+                              : load_later<T>(values, last_values, horizon, row, t);
     }
-    s.ratio = kRatioShift != 0 ? load_later<T>(d.importance, Matrix{}, d.horizon, row, t)
-                               : load_or<T>(d.importance, row, t, T(0));
+    s.ratio = kRatioShift != 0 ? load_later<T>(importance, Array{}, horizon, row, t)
+                               : load_or<T>(importance, row, t, T(0));
     return s;
   }
 };
@@ -60,8 +71,8 @@ struct DepartureEstimator {
   int64_t rows, horizon;
   DepartureInputs<T, Formula::kRatioShift> in;
   Formula formula;
-  Matrix result;  // y, or absent
-  Matrix target;  // y + baseline, or absent
+  Array result;  // y, or absent
+  Array target;  // y + baseline, or absent
 
   DepartureEstimator(const DepartureArgs& args, const Formula& f, const Matrix& y, const Matrix& y_plus)
       : rows(args.rows), horizon(args.horizon), in(args), formula(f), result(y), target(y_plus) {}
@@ -74,8 +85,8 @@ struct DepartureEstimator {
   }
 
   HL_DEVICE void emit(int64_t row, int64_t t, T y, T) const {
-    if (result.data != nullptr) store_at(result, row, t, y);
-    if (target.data != nullptr) store_at(target, row, t, y + load_or<T>(in.d.baseline, row, t, T(0)));
+    if (result.given()) store_at(result, row, t, y);
+    if (target.given()) store_at(target, row, t, y + load_or<T>(in.baseline, row, t, T(0)));
   }
 };
 

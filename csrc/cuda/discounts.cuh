@@ -10,7 +10,7 @@ namespace device {
 template <class T>
 struct Discounts {
   T gamma, gae_lambda;  // converted on the host: float64 is slow on most GPUs
-  Matrix gammas, gae_lambdas;
+  Array gammas, gae_lambdas;
 
   explicit Discounts(const DiscountArgs& d)
       : gamma(static_cast<T>(d.gamma)),

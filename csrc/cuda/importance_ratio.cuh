@@ -10,13 +10,14 @@ namespace device {
 constexpr int kRatioThreads = 256;
 
 template <class T>
-__global__ void __launch_bounds__(kRatioThreads) importance_ratio_kernel(const ImportanceRatioParams p) {
+__global__ void __launch_bounds__(kRatioThreads) importance_ratio_kernel(const Array fresh, const Array old, const Array valid, const Array out, const int64_t rows,
+                        const int64_t columns, const T invalid) {
   const int64_t i = global_thread();
-  if (i >= p.rows * p.columns) return;
-  const int64_t row = i / p.columns, t = i % p.columns;
-  const T difference = load_at<T>(p.new_log_prob, row, t) - load_at<T>(p.old_log_prob, row, t);
+  if (i >= rows * columns) return;
+  const int64_t row = i / columns, t = i % columns;
+  const T difference = load_at<T>(fresh, row, t) - load_at<T>(old, row, t);
   const T ratio = exponential(clamp(difference, T(-10), T(10)));
-  store_at(p.out, row, t, flag_or<T>(p.valid, row, t, true) ? ratio : static_cast<T>(p.invalid));
+  store_at(out, row, t, flag_or<T>(valid, row, t, true) ? ratio : invalid);
 }
 
 }  // namespace device

@@ -13,30 +13,38 @@ struct PuffEstimator {
   static constexpr bool kCut = false;
 
   int64_t rows, horizon;
-  PuffAdvantageParams p;
+  Array values, rewards, dones, importance, next_values, next_rewards, next_dones, advantages, returns;
   Discounts<T> discounts;
   T rho_clip, c_clip;
 
-  explicit PuffEstimator(const PuffAdvantageParams& params)
-      : rows(params.segments),
-        horizon(params.horizon),
-        p(params),
-        discounts(params.discounts),
-        rho_clip(static_cast<T>(params.rho_clip)),
-        c_clip(static_cast<T>(params.c_clip)) {}
+  explicit PuffEstimator(const PuffAdvantageParams& p)
+      : rows(p.segments),
+        horizon(p.horizon),
+        values(p.values),
+        rewards(p.rewards),
+        dones(p.dones),
+        importance(p.importance),
+        next_values(p.next_values),
+        next_rewards(p.next_rewards),
+        next_dones(p.next_dones),
+        advantages(p.advantages),
+        returns(p.returns),
+        discounts(p.discounts),
+        rho_clip(static_cast<T>(p.rho_clip)),
+        c_clip(static_cast<T>(p.c_clip)) {}
 
   HL_DEVICE Affine<T> step(int64_t row, int64_t t) const {
     // Nothing is known of what arrives after the last step, where the caller has not told.
-    if (t + 1 == horizon && p.next_values.data == nullptr) return {T(0), T(0)};
-    return puff_step(discounts.of(row), rho_clip, c_clip, load_at<T>(p.values, row, t),
-                     load_later<T>(p.values, p.next_values, horizon, row, t),
-                     load_later<T>(p.rewards, p.next_rewards, horizon, row, t),
-                     load_later<T>(p.dones, p.next_dones, horizon, row, t), load_at<T>(p.importance, row, t));
+    if (t + 1 == horizon && !next_values.given()) return {T(0), T(0)};
+    return puff_step(discounts.of(row), rho_clip, c_clip, load_at<T>(values, row, t),
+                     load_later<T>(values, next_values, horizon, row, t),
+                     load_later<T>(rewards, next_rewards, horizon, row, t),
+                     load_later<T>(dones, next_dones, horizon, row, t), load_at<T>(importance, row, t));
   }
 
   HL_DEVICE void emit(int64_t row, int64_t t, T y, T) const {
-    store_at(p.advantages, row, t, y);
-    if (p.returns.data != nullptr) store_at(p.returns, row, t, y + load_at<T>(p.values, row, t));
+    store_at(advantages, row, t, y);
+    if (returns.given()) store_at(returns, row, t, y + load_at<T>(values, row, t));
   }
 };
 

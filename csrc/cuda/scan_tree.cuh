@@ -21,9 +21,9 @@ HL_DEVICE void load_segments(const E& e, int64_t row, int64_t begin, int64_t end
   }
 }
 
-// Blocks that are to fit on a multiprocessor: half of the threads that it holds, with 64 registers each. Left alone,
+// Blocks that are to fit on a multiprocessor: a third of the threads that it holds, with 80 registers each. Left alone,
 // ptxas aims at all threads with 32 registers, and spills.
-constexpr int kWarpPathThreads = 128, kWarpPathBlocks = 8;
+constexpr int kWarpPathThreads = 128, kWarpPathBlocks = 6;
 
 template <class E>
 __global__ void __launch_bounds__(kWarpPathThreads, kWarpPathBlocks) scan_warp_kernel(const E e) {
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kWarpPathThreads, kWarpPathBlocks) scan_warp_k
   }
 }
 
-constexpr int kBlockThreads = 256, kBlockBlocks = 4;
+constexpr int kBlockThreads = 256, kBlockBlocks = 2;
 constexpr int kBlockWarps = kBlockThreads / kWarp;
 constexpr int kBlockSpan = kBlockWarps * kTreeSpan;
 

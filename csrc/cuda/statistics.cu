@@ -17,7 +17,7 @@ cudaError_t launch_statistics(const StatisticsArgs& s, const Matrix& advantages,
     if (error != cudaSuccess) return error;
   }
   if (s.summary == nullptr) return cudaSuccess;
-  const RowStatistics of_rows{advantages, valid, rows, horizon, s.partials};
+  const RowStatistics of_rows{Array(advantages), Array(valid), rows, horizon, s.partials};
   const int64_t known = horizon > 0 ? rows : 0;
   if (known > 0) {
     const unsigned blocks = blocks_for(rows, kSummaryThreads / kDoubleLanes);

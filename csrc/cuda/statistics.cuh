@@ -15,7 +15,7 @@ constexpr int kSummaryThreads = 128;
 HL_DEVICE bool is_finite(double x) { return x - x == 0; }
 
 struct RowStatistics {
-  Matrix advantages, valid;  // [N, T]; valid or absent
+  Array advantages, valid;  // [N, T]; valid or absent
   int64_t rows, horizon;
   double* partials;  // [N, kSummarySize]
 };
@@ -67,7 +67,7 @@ template <class T>
 __global__ void __launch_bounds__(kSummaryThreads, 8) summarize_rows_kernel(const RowStatistics s) {
   const int lane = static_cast<int>(threadIdx.x % kDoubleLanes);
   const int64_t row = global_thread() / kDoubleLanes;
-  const double count = s.valid.data == nullptr ? static_cast<double>(s.horizon)
+  const double count = !s.valid.given() ? static_cast<double>(s.horizon)
                                                : row_sum<T, Sum::count>(s, row, lane, 0);
   const double sum = row_sum<T, Sum::value>(s, row, lane, 0);
   const double mean = count > 0 ? sum / count : 0;

@@ -14,7 +14,7 @@ struct VtraceEstimator {
 
   int64_t rows, horizon;
   DepartureInputs<T, 0> in;
-  Matrix targets, pg_advantages;
+  Array targets, pg_advantages;
   T rho_clip, c_clip, pg_rho_clip;
 
   explicit VtraceEstimator(const VtraceParams& p)
