@@ -15,15 +15,18 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 # The editable install and the rebuilds share their objects.
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
+# The runner that executes CUDA kernels on the CPU in tests.
+RUNNER := $(wildcard tests/cuda_host/*)
 
-.PHONY: help train test bench bench-loops bench-tests instructions lint format isa-check sanitize wheel-check peers \
-  environments clean distclean
+.PHONY: help train test test-gpu bench bench-loops bench-tests instructions lint format isa-check sanitize cuda-gate \
+  wheel-check peers environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train        set up, then train CartPole-v1 to a mean return of 475  (ARGS=...)"
 	@echo "make test         set up, then run the tests                              (PYTEST_ARGS=...)"
+	@echo "make test-gpu     the tests that need an NVIDIA GPU, results in benchmarks/results/ (PYTEST_ARGS=...)"
 	@echo "make bench        set up, then run the benchmarks, under 5 minutes        (BENCH_ARGS=...)"
 	@echo "make bench-loops  install other systems, then time whole training loops beside theirs, some minutes"
 	@echo "make bench-tests  the same op by op under pytest-benchmark                (PYTEST_ARGS=...)"
@@ -31,6 +34,7 @@ help:
 	@echo "make lint         ruff, mypy --strict, clang-format; make format repairs what can be repaired"
 	@echo "make isa-check    no AVX code can leak into the path for older processors"
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make cuda-gate    every CUDA kernel for every architecture: no warning, no spill (needs nvcc)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make peers        install what tests marked peers compare with, and run those"
 	@echo "make environments  install EnvPool, MettaGrid, Atari and PufferLib, and run the tests of their environments"
@@ -41,6 +45,10 @@ train: $(VENV)/.extra-train $(VENV)/.native
 
 test: $(VENV)/.extra-test $(VENV)/.native
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/.extra-test $(VENV)/.native
+	@mkdir -p benchmarks/results
+	$(BIN)/python -m pytest -m gpu --gpu-results=benchmarks/results/gpu_tests.json $(PYTEST_ARGS)
 
 bench: $(VENV)/.extra-bench $(VENV)/.native
 	@mkdir -p benchmarks/results
@@ -63,18 +71,21 @@ lint: $(VENV)/.extra-dev $(VENV)/.native
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cuh %.cu,$(CPP))
+	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cuh %.cu,$(CPP) $(RUNNER))
 
 format: $(VENV)/.extra-dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(filter %.h %.cpp %.cuh %.cu,$(CPP))
+	$(BIN)/clang-format -i $(filter %.h %.cpp %.cuh %.cu,$(CPP) $(RUNNER))
 
 isa-check: $(VENV)/.native
 	$(BIN)/python tools/check_isa_symbols.py build/ninja
 
 sanitize: $(VENV)/.extra-test
 	tools/sanitize.sh $(BIN)/python
+
+cuda-gate: $(VENV)/.base
+	$(BIN)/python tools/cuda_gate.py
 
 wheel-check: $(VENV)/.extra-test
 	$(BIN)/python tools/check_wheel.py

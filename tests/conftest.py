@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import hotloop  # noqa: F401  (torch first, then the native module)
-from cuda_host_support import backends, has_cuda_kernels, on_backend
+from cuda_host_support import backends, gpu_facts, has_cuda_kernels, on_backend
 from hotloop import _core
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu-results", metavar="FILE", help="write what ran on which GPU to a JSON file")
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """The record of a run on a GPU: device, driver, commit and how many tests passed and failed."""
+    path = config.getoption("--gpu-results")
+    if path:
+        counts = {kind: len(terminalreporter.stats.get(kind, [])) for kind in ("passed", "failed", "skipped", "error")}
+        Path(path).write_text(json.dumps({**gpu_facts(), **counts}, indent=2) + "\n")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import subprocess
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,25 @@ def has_cuda_kernels(module: str) -> bool:
 def backends() -> list[str]:
     """Those beside the CPU."""
     return ["cuda_host", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def gpu_facts() -> dict[str, Any]:
+    """Device, driver and commit of a run on a GPU."""
+
+    def said(*command: str) -> str:
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
+        except (OSError, subprocess.SubprocessError):
+            return "unknown"
+        return result.stdout.strip()
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {
+        "devices": [torch.cuda.get_device_name(i) for i in range(count)],
+        "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "torch": torch.__version__,
+        "commit": said("git", "describe", "--always", "--dirty"),
+    }
 
 
 @functools.cache

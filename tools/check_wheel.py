@@ -2,7 +2,7 @@
 
 1. The wheel is built from the source distribution with build isolation, where there is no torch.
 2. It holds the package, its types and its licence, and nothing of the repository beside them.
-3. Its native module links neither torch nor an OpenMP runtime of its own.
+3. Its native modules link neither torch nor CUDA nor an OpenMP runtime of their own.
 4. In a fresh environment outside the checkout it imports, `hotloop doctor` is content, and op tests pass.
    torch and the other requirements are borrowed from the environment that runs this script: they are not
    tested here.
@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OP_TESTS = ("test_puff_advantage.py", "test_gather.py", "test_runtime.py")
 # What a Linux system has, beside what the C++ runtime and OpenMP bring. A name with a hash is a private copy.
-MAY_LINK = re.compile(r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl)\.so\.\d+|ld-linux.*")
+MAY_LINK = re.compile(r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl|rt)\.so\.\d+|ld-linux.*")
 
 
 class WheelError(Exception):
@@ -70,13 +70,16 @@ def inspect(wheel: Path, work: Path) -> None:
         raise WheelError(f"the wheel lacks {sorted(missing)}")
     if not any(name.endswith("/LICENSE") for name in names):
         raise WheelError("the wheel lacks its licence")
-    (module,) = (work / "unpacked" / "hotloop").glob("_core*.so")
-    listing = run("readelf", "-d", module)
-    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", listing)
-    unwelcome = [name for name in needed if not MAY_LINK.fullmatch(name)]
-    if unwelcome or "RPATH" in listing or "RUNPATH" in listing:
-        raise WheelError(f"{module.name} links {unwelcome} or names a search path:\n{listing}")
-    print(f"{module.name} links {', '.join(needed)}")
+    modules = sorted((work / "unpacked" / "hotloop").glob("*.so"))
+    if not any(module.name.startswith("_core.") for module in modules):
+        raise WheelError("the wheel lacks its native module")
+    for module in modules:
+        listing = run("readelf", "-d", module)
+        needed = re.findall(r"\(NEEDED\).*\[(.+)\]", listing)
+        unwelcome = [name for name in needed if not MAY_LINK.fullmatch(name)]
+        if unwelcome or "RPATH" in listing or "RUNPATH" in listing:
+            raise WheelError(f"{module.name} links {unwelcome} or names a search path:\n{listing}")
+        print(f"{module.name} ({module.stat().st_size / 2**20:.1f} MiB) links {', '.join(needed)}")
 
 
 def use(wheel: Path, work: Path) -> None:

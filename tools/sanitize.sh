@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests that bear the name of a native source file, those of the tensor boundary and of what estimators
-# share, on a build with AddressSanitizer and UndefinedBehaviorSanitizer. The instrumented package lies under
-# build/sanitize; the usual one is left alone.
+# share, on a build with AddressSanitizer and UndefinedBehaviorSanitizer: on the CPU, and where an op has CUDA kernels
+# on those too, under the host runner. The instrumented package lies under build/sanitize, the instrumented kernels under
+# build/cuda_host_sanitize; the usual ones are left alone.
 #
 # usage: tools/sanitize.sh PYTHON [pytest arguments]
 set -euo pipefail
@@ -14,6 +15,9 @@ site=build/sanitize/site
 rm -rf build/sanitize/lib* build/sanitize/bdist* "$site"
 env -u HOTLOOP_BUILD_DIR HOTLOOP_SANITIZE=address,undefined "$python" -m pip install -q --disable-pip-version-check \
   --no-deps --no-build-isolation --target "$site" .
+
+export HOTLOOP_SANITIZE=address,undefined  # tests/cuda_host/build.py reads it too
+"$python" tests/cuda_host/build.py
 
 runtime() { "${CXX:-c++}" -print-file-name="$1"; }
 # libstdc++ goes with it: AddressSanitizer must find __cxa_throw when it starts, and Python itself is no C++ program
@@ -31,7 +35,7 @@ mapped = pathlib.Path("/proc/self/maps").read_text()
 assert "libasan" in mapped and "libubsan" in mapped, "the module is not instrumented"
 PYTHON
 
-tests=(tests/test_tensor_boundary.py tests/test_departure_estimators.py tests/test_summary.py)
+tests=(tests/test_tensor_boundary.py tests/test_departure_estimators.py tests/test_summary.py tests/test_cuda_scan.py)
 for source in csrc/*/*.cpp; do
   stem=$(basename "$source" .cpp)
   if [ "$stem" = freed_memory ]; then continue; fi  # what malloc does: the sanitizer's is another

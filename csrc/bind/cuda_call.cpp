@@ -50,9 +50,8 @@ PyObject* new_doubles(PyObject* like, int64_t count) {
   PyObject* keywords = device != nullptr && dtype != nullptr
                            ? Py_BuildValue("{s:O,s:O}", "device", device, "dtype", dtype)
                            : nullptr;
-  PyObject* result = empty != nullptr && args != nullptr && keywords != nullptr
-                         ? PyObject_Call(empty, args, keywords)
-                         : nullptr;
+  PyObject* result =
+      empty != nullptr && args != nullptr && keywords != nullptr ? PyObject_Call(empty, args, keywords) : nullptr;
   for (PyObject* each : {torch, device, dtype, empty, args, keywords}) Py_XDECREF(each);
   if (result == nullptr) throw PythonErrorSet{};
   return result;

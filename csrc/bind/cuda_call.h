@@ -38,11 +38,10 @@ class OnDevice {
   PyObject* scratch_ = nullptr;  // freed when the launch is queued: the allocator keeps to the order of the stream
 };
 
-// rows, horizon: of an estimator, whose scratch memory follows from them; 0 for others.
 template <class Run>
-void run_on_device(const char* op, int64_t rows, int64_t horizon, const Run& run) {
+void run_on_device(const char* op, int64_t scratch_bytes, const Run& run) {
   OnDevice device(op);
-  device.check(run(device.launch(scan_scratch_bytes(rows, horizon, launch_options()))));
+  device.check(run(device.launch(scratch_bytes)));
 }
 
 }  // namespace hotloop

@@ -14,7 +14,9 @@
 namespace hotloop {
 namespace {
 
-PyObject* text(const std::string& s) { return PyUnicode_FromStringAndSize(s.data(), static_cast<Py_ssize_t>(s.size())); }
+PyObject* text(const std::string& s) {
+  return PyUnicode_FromStringAndSize(s.data(), static_cast<Py_ssize_t>(s.size()));
+}
 
 PyObject* device_obstacle(PyObject*, PyObject*) {
 #if !defined(HL_CUDA_HOST)
@@ -102,9 +104,15 @@ PyMethodDef methods[] = {
 #endif
     {nullptr, nullptr, 0, nullptr}};
 
-PyModuleDef definition{PyModuleDef_HEAD_INIT, "hotloop._cuda",
+PyModuleDef definition{PyModuleDef_HEAD_INIT,
+                       "hotloop._cuda",
                        "Native CUDA kernels of hotloop; use them through hotloop.ops.",
-                       -1, methods, nullptr, nullptr, nullptr, nullptr};
+                       -1,
+                       methods,
+                       nullptr,
+                       nullptr,
+                       nullptr,
+                       nullptr};
 
 void bind_all(PyObject* m) {
   init_torch_bridge();
@@ -118,6 +126,10 @@ void bind_all(PyObject* m) {
   bind_retrace(m);
   bind_row_priorities(m);
   bind_importance_ratio(m);
+  bind_gather(m);
+  bind_scatter(m);
+  bind_store(m);
+  bind_last_actions(m);
 }
 
 }  // namespace
@@ -131,8 +143,7 @@ PyMODINIT_FUNC PyInit__cuda() {
     return module;
   } catch (const hotloop::Error& error) {
     PyErr_SetString(PyExc_ImportError, error.what());
-  } catch (const hotloop::PythonErrorSet&) {
-  }
+  } catch (const hotloop::PythonErrorSet&) {}
   Py_DECREF(module);
   return nullptr;
 }

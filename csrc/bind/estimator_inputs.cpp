@@ -132,8 +132,9 @@ void expect_truncation_values(const char* op, DepartureArgs& args) {
   } else if (args.truncation_values.data == nullptr) {
 #if defined(HL_BIND_CUDA) && !defined(HL_CUDA_HOST)
     throw Error(PyExc_ValueError,
-                std::string(op) + ": truncation_values must be given with truncated on a CUDA device, got None "
-                                  "(whether it has true entries is not read back)");
+                std::string(op) +
+                    ": truncation_values must be given with truncated on a CUDA device, got None "
+                    "(whether it has true entries is not read back)");
 #endif
     if (any_true(args.truncated, args.rows, args.horizon)) {
       throw Error(PyExc_ValueError,

@@ -54,8 +54,8 @@ struct Op {
 
 template <int kArguments, void (*body)(PyObject* const* args)>
 PyMethodDef Op<kArguments, body>::definition{
-    nullptr, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Op<kArguments, body>::call)), METH_FASTCALL,
-    nullptr};
+    nullptr, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Op<kArguments, body>::call)),
+    METH_FASTCALL, nullptr};
 
 // Throws PythonErrorSet where CPython refuses.
 template <int kArguments, void (*body)(PyObject* const* args)>

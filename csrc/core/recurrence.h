@@ -26,7 +26,7 @@ template <class T>
 struct Discount {
   T gamma;
   T decay;  // gamma * lambda
-  T rest;   // gamma * (1 - lambda)
+  T rest;  // gamma * (1 - lambda)
 };
 
 template <class T>

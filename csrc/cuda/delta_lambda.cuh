@@ -34,10 +34,9 @@ struct DeltaLambda {
     // Nothing is known of what arrives after the last step, where the caller has not told.
     if (t + 1 == horizon && !next_values.given()) return {T(0), T(0)};
     if (kMasked && !flag_or<T>(valid, row, t, true)) return {T(0), T(0)};
-    return delta_lambda_step(discounts.of(row), load_at<T>(values, row, t),
-                             load_later<T>(values, next_values, horizon, row, t),
-                             load_later<T>(rewards, next_rewards, horizon, row, t),
-                             load_later<T>(dones, next_dones, horizon, row, t));
+    return delta_lambda_step(
+        discounts.of(row), load_at<T>(values, row, t), load_later<T>(values, next_values, horizon, row, t),
+        load_later<T>(rewards, next_rewards, horizon, row, t), load_later<T>(dones, next_dones, horizon, row, t));
   }
 
   HL_DEVICE void emit(int64_t row, int64_t t, T y, T) const { store_at(out, row, t, y); }

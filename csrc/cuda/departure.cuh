@@ -34,7 +34,8 @@ struct DepartureInputs {
         baseline_is_values(same_view(d.baseline, d.values)) {}
 
   static bool same_view(const Matrix& a, const Matrix& b) {
-    return a.data == b.data && a.dtype == b.dtype && a.row_stride == b.row_stride && a.time_stride == b.time_stride;
+    return a.data == b.data && a.dtype == b.dtype && a.row_stride == b.row_stride &&
+           a.time_stride == b.time_stride;
   }
 
   HL_DEVICE DepartureStep<T> load(int64_t row, int64_t t) const {
@@ -50,7 +51,7 @@ struct DepartureInputs {
     s.bootstrap = T(0);
     if (!is_terminated) {
       s.bootstrap = is_truncated ? load_or<T>(truncation_values, row, t, T(0))
-                              : load_later<T>(values, last_values, horizon, row, t);
+                                 : load_later<T>(values, last_values, horizon, row, t);
     }
     s.ratio = kRatioShift != 0 ? load_later<T>(importance, Array{}, horizon, row, t)
                                : load_or<T>(importance, row, t, T(0));

@@ -10,8 +10,9 @@ namespace device {
 constexpr int kRatioThreads = 256;
 
 template <class T>
-__global__ void __launch_bounds__(kRatioThreads) importance_ratio_kernel(const Array fresh, const Array old, const Array valid, const Array out, const int64_t rows,
-                        const int64_t columns, const T invalid) {
+__global__ void __launch_bounds__(kRatioThreads)
+    importance_ratio_kernel(const Array fresh, const Array old, const Array valid, const Array out,
+                            const int64_t rows, const int64_t columns, const T invalid) {
   const int64_t i = global_thread();
   if (i >= rows * columns) return;
   const int64_t row = i / columns, t = i % columns;

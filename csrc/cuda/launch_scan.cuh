@@ -19,8 +19,8 @@ template <class E>
 cudaError_t launch_tree(const E& e, ScanPath path, const Launch& launch) {
   using T = typename E::Number;
   if (path == ScanPath::warp) {
-    HL_LAUNCH((scan_warp_kernel<E>), blocks_for(e.rows, kWarpPathThreads / kWarp), kWarpPathThreads, 0, launch.stream,
-              e);
+    HL_LAUNCH((scan_warp_kernel<E>), blocks_for(e.rows, kWarpPathThreads / kWarp), kWarpPathThreads, 0,
+              launch.stream, e);
     return cudaGetLastError();
   }
   if (path == ScanPath::block) {
@@ -50,8 +50,8 @@ cudaError_t launch_exact(const E& e, ScanPath path, const Launch& launch) {
   } else if (path == ScanPath::packed) {
     const int width = packed_width(e.horizon);
     if (width > kWarp) return cudaErrorInvalidValue;
-    HL_LAUNCH((scan_packed_kernel<E>), blocks_for(e.rows * width, kPackedThreads), kPackedThreads, 0, launch.stream,
-              e, width);
+    HL_LAUNCH((scan_packed_kernel<E>), blocks_for(e.rows * width, kPackedThreads), kPackedThreads, 0,
+              launch.stream, e, width);
   } else {
     HL_LAUNCH((scan_tile_kernel<E>), blocks_for(e.rows, kTileRows), kTileThreads, 0, launch.stream, e);
   }

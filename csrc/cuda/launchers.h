@@ -4,6 +4,7 @@
 #include "launch.h"
 #include "../core/estimator_params.h"
 #include "../core/importance_ratio_params.h"
+#include "../core/movement_params.h"
 #include "../core/row_priorities_params.h"
 
 namespace hotloop {
@@ -20,6 +21,13 @@ cudaError_t launch_reverse_scan(const ReverseScanParams& p, const Launch& launch
 cudaError_t launch_reverse_scan_backward(const ReverseScanBackwardParams& p, const Launch& launch);
 cudaError_t launch_row_priorities(const RowPrioritiesParams& p, const Launch& launch);
 cudaError_t launch_importance_ratio(const ImportanceRatioParams& p, const Launch& launch);
+
+cudaError_t launch_gather(const GatherParams& p, const Launch& launch);
+cudaError_t launch_scatter(const ScatterParams& p, const Launch& launch);
+int64_t scatter_scratch_bytes(const ScatterParams& p);
+cudaError_t launch_store(const StoreParams& p, const Launch& launch);
+cudaError_t launch_last_actions_read(const LastActionsReadParams& p, const Launch& launch);
+cudaError_t launch_last_actions_write(const LastActionsWriteParams& p, const Launch& launch);
 
 // Of the advantages that the op has written: on the same stream, after it.
 cudaError_t launch_statistics(const StatisticsArgs& s, const Matrix& advantages, const Matrix& valid, int64_t rows,

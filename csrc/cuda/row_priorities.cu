@@ -18,7 +18,8 @@ cudaError_t run(const RowPrioritiesParams& p, const Launch& launch) {
   using namespace device;
   if (p.rows == 0) return cudaSuccess;
   HL_LAUNCH((row_priorities_kernel<T>), blocks_for(p.rows, kPriorityThreads / kSumLanes), kPriorityThreads, 0,
-            launch.stream, Array(p.advantages), Array(p.priorities), p.rows, p.horizon, static_cast<T>(p.alpha), static_cast<T>(overflow_threshold(p.priorities.dtype)));
+            launch.stream, Array(p.advantages), Array(p.priorities), p.rows, p.horizon, static_cast<T>(p.alpha),
+            static_cast<T>(overflow_threshold(p.priorities.dtype)));
   return cudaGetLastError();
 }
 

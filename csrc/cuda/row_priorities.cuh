@@ -12,8 +12,8 @@ constexpr int kPriorityThreads = 128;
 // overflow: from here on rounding to the dtype of the priorities gives infinity.
 template <class T>
 __global__ void __launch_bounds__(kPriorityThreads)
-row_priorities_kernel(const Array advantages, const Array priorities, const int64_t rows, const int64_t horizon,
-                      const T alpha, const T overflow) {
+    row_priorities_kernel(const Array advantages, const Array priorities, const int64_t rows,
+                          const int64_t horizon, const T alpha, const T overflow) {
   const int lane = static_cast<int>(threadIdx.x % kSumLanes);
   const int64_t row = global_thread() / kSumLanes;
   T sum = T(0);

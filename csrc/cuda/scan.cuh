@@ -55,7 +55,8 @@ HL_DEVICE Segment<T> shuffle_up(const Segment<T>& s, int distance) {
 
 template <class T>
 HL_DEVICE Segment<T> shuffle_from(const Segment<T>& s, int lane) {
-  return {__shfl_sync(kAllLanes, s.a, lane), __shfl_sync(kAllLanes, s.b, lane), __shfl_sync(kAllLanes, s.cut, lane)};
+  return {__shfl_sync(kAllLanes, s.a, lane), __shfl_sync(kAllLanes, s.b, lane),
+          __shfl_sync(kAllLanes, s.cut, lane)};
 }
 
 // Lane i gets the steps of the lanes 0 to i as one (Kogge & Stone 1973).

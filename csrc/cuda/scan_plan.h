@@ -27,16 +27,16 @@ static inline const char* scan_path_name(ScanPath path) {
 }
 
 // Exact paths add in the order of the CPU: the same bits. The others compose steps in a tree whose shape depends on the
-// horizon alone: the same bits in every run and on every device, but other roundings than the CPU's.
+// sizes alone: the same bits in every run and on every device, but other roundings than the CPU's.
 constexpr bool is_exact(ScanPath path) {
   return path == ScanPath::lanes || path == ScanPath::packed || path == ScanPath::tile;
 }
 
 struct ScanRule {
   ScanPath path;
-  bool rows_touch;                    // only where neighbouring rows are contiguous and neighbouring steps are not
-  int64_t rows_from;                  // rows, at least
-  int64_t horizon_from, horizon_to;   // steps, inclusive
+  bool rows_touch;  // only where neighbouring rows are contiguous and neighbouring steps are not
+  int64_t rows_from;  // rows, at least
+  int64_t horizon_from, horizon_to;  // steps, inclusive
 };
 
 constexpr int64_t kAny = INT64_MAX;
@@ -47,16 +47,18 @@ constexpr int64_t kChunkSteps = 4096;
 // thirtieth keeps enough loads in flight, because each thread has several.
 constexpr int64_t kManyRows = 8192;
 
+// clang-format off
 constexpr ScanRule kScanRules[] = {
-    // path            rows touch  rows from   T from            T to
-    {ScanPath::lanes,  true,       1024,       1,                kAny},
-    {ScanPath::packed, false,      1,          1,                kPackedSteps},
-    {ScanPath::tile,   false,      kManyRows,  1,                kAny},
-    {ScanPath::warp,   false,      1,          1,                1024},
-    {ScanPath::block,  false,      132,        1,                kAny},
-    {ScanPath::block,  false,      1,          1,                4 * kChunkSteps},
-    {ScanPath::chunks, false,      1,          1,                kAny},
+    // path            rows touch  rows from   T from  T to
+    {ScanPath::lanes,  true,       1024,       1,      kAny},
+    {ScanPath::packed, false,      1,          1,      kPackedSteps},
+    {ScanPath::tile,   false,      kManyRows,  1,      kAny},
+    {ScanPath::warp,   false,      1,          1,      1024},
+    {ScanPath::block,  false,      132,        1,      kAny},
+    {ScanPath::block,  false,      1,          1,      4 * kChunkSteps},
+    {ScanPath::chunks, false,      1,          1,      kAny},
 };
+// clang-format on
 // Where only exact paths may run and no line above fits.
 constexpr ScanPath kExactOtherwise = ScanPath::tile;
 

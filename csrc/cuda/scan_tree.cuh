@@ -54,7 +54,8 @@ constexpr int kBlockSpan = kBlockWarps * kTreeSpan;
 // results, with the carry that `sums` holds; otherwise leaves the chunk as one step there.
 template <bool kEmit, class E>
 __global__ void __launch_bounds__(kBlockThreads, kBlockBlocks)
-scan_block_kernel(const E e, const int64_t chunk_steps, const int64_t chunks, Segment<typename E::Number>* sums) {
+    scan_block_kernel(const E e, const int64_t chunk_steps, const int64_t chunks,
+                      Segment<typename E::Number>* sums) {
   using T = typename E::Number;
   HL_SHARED(Segment<T>, of_warp, kBlockWarps);
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
@@ -104,7 +105,7 @@ constexpr int kCarryThreads = 128;
 // A thread a row: turns each chunk's sum into the carry that comes into it.
 template <class T>
 __global__ void __launch_bounds__(kCarryThreads)
-scan_carries_kernel(const int64_t rows, const int64_t chunks, Segment<T>* sums) {
+    scan_carries_kernel(const int64_t rows, const int64_t chunks, Segment<T>* sums) {
   const int64_t row = global_thread();
   if (row >= rows) return;
   T carry = T(0);

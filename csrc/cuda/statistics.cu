@@ -29,8 +29,8 @@ cudaError_t launch_statistics(const StatisticsArgs& s, const Matrix& advantages,
     const cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess) return error;
   }
-  HL_LAUNCH(summarize_all_kernel, 1, kFinishThreads, 0, launch.stream, static_cast<const double*>(s.partials), known,
-            s.summary);
+  HL_LAUNCH(summarize_all_kernel, 1, kFinishThreads, 0, launch.stream, static_cast<const double*>(s.partials),
+            known, s.summary);
   return cudaGetLastError();
 }
 

@@ -67,8 +67,7 @@ template <class T>
 __global__ void __launch_bounds__(kSummaryThreads, 8) summarize_rows_kernel(const RowStatistics s) {
   const int lane = static_cast<int>(threadIdx.x % kDoubleLanes);
   const int64_t row = global_thread() / kDoubleLanes;
-  const double count = !s.valid.given() ? static_cast<double>(s.horizon)
-                                               : row_sum<T, Sum::count>(s, row, lane, 0);
+  const double count = !s.valid.given() ? static_cast<double>(s.horizon) : row_sum<T, Sum::count>(s, row, lane, 0);
   const double sum = row_sum<T, Sum::value>(s, row, lane, 0);
   const double mean = count > 0 ? sum / count : 0;
   const double deviations = row_sum<T, Sum::deviation>(s, row, lane, mean);
@@ -84,8 +83,8 @@ constexpr int kFinishRows = 128;  // staged at once: 6 KiB
 
 // One block: it reads the rows' statistics together, and one thread adds them up in order.
 static __global__ void __launch_bounds__(kFinishThreads, 1)
-summarize_all_kernel(const double* partials, const int64_t rows, double* summary) {
-  HL_SHARED(double, staged, kFinishRows * kSummarySize);
+    summarize_all_kernel(const double* partials, const int64_t rows, double* summary) {
+  HL_SHARED(double, staged, kFinishRows* kSummarySize);
   double count = 0, total = 0, deviations = 0, bad = 0, first_row = -1, first_step = -1;
   double mean = 0;
   for (int pass = 0; pass < 2; ++pass) {

@@ -70,7 +70,8 @@ __global__ void shuffle_masks_kernel(int* y, bool same) {
   y[threadIdx.x] = __shfl_sync(mask, static_cast<int>(threadIdx.x), 0);
 }
 
-__global__ void shuffle_outside_kernel(int* y, bool inside) {  // the upper half asks a lane that does not take part
+__global__ void shuffle_outside_kernel(int* y,
+                                       bool inside) {  // the upper half asks a lane that does not take part
   int value = 0;
   if (threadIdx.x % 32 >= 16) value = __shfl_sync(0xffff0000u, static_cast<int>(threadIdx.x), inside ? 16 : 3);
   y[threadIdx.x] = value;
@@ -161,34 +162,57 @@ int run(const std::string& name, bool right) {
   for (int i = 0; i < 200; ++i) x[i] = i + 1;
   const std::unique_ptr<int[]> memory(new int[70]());  // AddressSanitizer knows where it ends
   int* const y = memory.get();
-  const auto one = [&](auto kernel, auto... args) {
-    HL_LAUNCH(kernel, 3, kTile, 0, nullptr, args...);
-  };
-  if (name == "barrier_missing") one(reverse_kernel, x.data(), y, right);
-  else if (name == "barrier_missing_at_reuse") one(reuse_kernel, x.data(), y, right);
-  else if (name == "warp_barrier_missing") one(warp_exchange_kernel, x.data(), y, right);
-  else if (name == "two_writers") one(two_writers_kernel, y, right);
-  else if (name == "store_off_by_one") HL_LAUNCH(store_kernel, 1, 128, 0, nullptr, y, 70, right);
-  else if (name == "shared_off_by_one") one(shared_bounds_kernel, y, right);
-  else if (name == "shuffle_divergent") one(shuffle_kernel, y, right);
-  else if (name == "shuffle_masks_differ") one(shuffle_masks_kernel, y, right);
-  else if (name == "shuffle_outside_mask") one(shuffle_outside_kernel, y, right);
-  else if (name == "vote_divergent") one(vote_kernel, y, right);
-  else if (name == "barrier_divergent") one(barrier_kernel, y, right);
-  else if (name == "barriers_differ") one(two_barriers_kernel, y, right);
-  else if (name == "shared_uninitialised") one(uninitialised_kernel, y, right);
-  else if (name == "shared_left_over") one(left_over_kernel, y, right);
-  else if (name == "last_tile_stale") one(last_tile_kernel, x.data(), y, 150, right);
-  else if (name == "threads_too_many") HL_LAUNCH(nothing_kernel, 1, right ? 1024 : 1025, 0, nullptr);
-  else if (name == "block_too_deep") HL_LAUNCH(nothing_kernel, 1, dim3(1, 1, right ? 64 : 65), 0, nullptr);
-  else if (name == "grid_empty") HL_LAUNCH(nothing_kernel, right ? 1 : 0, 32, 0, nullptr);
-  else if (name == "grid_too_high") HL_LAUNCH(nothing_kernel, dim3(1, right ? 65535 : 65536), 1, 0, nullptr);
-  else if (name == "shared_too_large") HL_LAUNCH(nothing_kernel, 1, 32, right ? 49152 : 49153, nullptr);
-  else if (name == "dynamic") HL_LAUNCH(dynamic_kernel, 2, kTile, right ? 4 * kTile : 4 * kTile - 4, nullptr, y);
-  else if (name == "atomics") one(atomic_kernel, y);
-  else if (name == "order") HL_LAUNCH(order_kernel, 2, 34, 0, nullptr, y);
-  else if (name == "indices") HL_LAUNCH(index_kernel, dim3(2, 1, 5), dim3(2, 3, 1), 0, nullptr, y);
-  else return 2;
+  const auto one = [&](auto kernel, auto... args) { HL_LAUNCH(kernel, 3, kTile, 0, nullptr, args...); };
+  if (name == "barrier_missing")
+    one(reverse_kernel, x.data(), y, right);
+  else if (name == "barrier_missing_at_reuse")
+    one(reuse_kernel, x.data(), y, right);
+  else if (name == "warp_barrier_missing")
+    one(warp_exchange_kernel, x.data(), y, right);
+  else if (name == "two_writers")
+    one(two_writers_kernel, y, right);
+  else if (name == "store_off_by_one")
+    HL_LAUNCH(store_kernel, 1, 128, 0, nullptr, y, 70, right);
+  else if (name == "shared_off_by_one")
+    one(shared_bounds_kernel, y, right);
+  else if (name == "shuffle_divergent")
+    one(shuffle_kernel, y, right);
+  else if (name == "shuffle_masks_differ")
+    one(shuffle_masks_kernel, y, right);
+  else if (name == "shuffle_outside_mask")
+    one(shuffle_outside_kernel, y, right);
+  else if (name == "vote_divergent")
+    one(vote_kernel, y, right);
+  else if (name == "barrier_divergent")
+    one(barrier_kernel, y, right);
+  else if (name == "barriers_differ")
+    one(two_barriers_kernel, y, right);
+  else if (name == "shared_uninitialised")
+    one(uninitialised_kernel, y, right);
+  else if (name == "shared_left_over")
+    one(left_over_kernel, y, right);
+  else if (name == "last_tile_stale")
+    one(last_tile_kernel, x.data(), y, 150, right);
+  else if (name == "threads_too_many")
+    HL_LAUNCH(nothing_kernel, 1, right ? 1024 : 1025, 0, nullptr);
+  else if (name == "block_too_deep")
+    HL_LAUNCH(nothing_kernel, 1, dim3(1, 1, right ? 64 : 65), 0, nullptr);
+  else if (name == "grid_empty")
+    HL_LAUNCH(nothing_kernel, right ? 1 : 0, 32, 0, nullptr);
+  else if (name == "grid_too_high")
+    HL_LAUNCH(nothing_kernel, dim3(1, right ? 65535 : 65536), 1, 0, nullptr);
+  else if (name == "shared_too_large")
+    HL_LAUNCH(nothing_kernel, 1, 32, right ? 49152 : 49153, nullptr);
+  else if (name == "dynamic")
+    HL_LAUNCH(dynamic_kernel, 2, kTile, right ? 4 * kTile : 4 * kTile - 4, nullptr, y);
+  else if (name == "atomics")
+    one(atomic_kernel, y);
+  else if (name == "order")
+    HL_LAUNCH(order_kernel, 2, 34, 0, nullptr, y);
+  else if (name == "indices")
+    HL_LAUNCH(index_kernel, dim3(2, 1, 5), dim3(2, 3, 1), 0, nullptr, y);
+  else
+    return 2;
   std::printf("nothing\n");
   for (int i = 0; i < 70; ++i) std::printf("%d ", y[i]);
   std::printf("\n");

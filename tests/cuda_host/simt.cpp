@@ -178,7 +178,8 @@ void check_launch(size_t shared_bytes) {
   expect(g.x > 0 && g.y > 0 && g.z > 0, "a grid without blocks " + text(g));
   expect(g.x <= 0x7fffffffu && g.y <= 65535 && g.z <= 65535,
          "a grid has at most 2147483647 by 65535 by 65535 blocks, got " + text(g));
-  expect(shared_bytes <= kSharedLimit, "at most 49152 bytes of shared memory, got " + std::to_string(shared_bytes));
+  expect(shared_bytes <= kSharedLimit,
+         "at most 49152 bytes of shared memory, got " + std::to_string(shared_bytes));
 }
 
 }  // namespace
@@ -267,8 +268,8 @@ void complete(const Pending& p, size_t first) {
     Thread& t = *r.threads[first + static_cast<size_t>(lane)];
     const int source = source_of(p, lane);
     if (!(p.mask >> source & 1)) {
-      fault("divergence: " + std::string(name(p.kind)) + " in " + p.site + " reads lane " + std::to_string(source) +
-            ", which is not in the mask");
+      fault("divergence: " + std::string(name(p.kind)) + " in " + p.site + " reads lane " +
+            std::to_string(source) + ", which is not in the mask");
     }
     t.result = p.kind == Kind::ballot ? votes : p.bits[source];
     t.state = State::ready;
@@ -294,11 +295,13 @@ uint64_t warp_operation(Kind kind, const char* site, unsigned mask, uint64_t bit
       refuse(" for lane " + std::to_string(other) + ", which has left");
     }
   }
-  auto found = std::find_if(warp.pending.begin(), warp.pending.end(), [&](const Pending& p) { return p.mask & mask; });
+  auto found =
+      std::find_if(warp.pending.begin(), warp.pending.end(), [&](const Pending& p) { return p.mask & mask; });
   if (found == warp.pending.end()) {
     warp.pending.push_back(Pending{kind, site, mask, 0, width, {}, {}});
     found = warp.pending.end() - 1;
-  } else if (found->kind != kind || found->mask != mask || found->width != width || std::string(found->site) != site) {
+  } else if (found->kind != kind || found->mask != mask || found->width != width ||
+             std::string(found->site) != site) {
     refuse(" while other lanes wait at " + std::string(name(found->kind)) + " in " + found->site);
   }
   found->bits[lane] = bits;

@@ -59,7 +59,8 @@ Fiber::~Fiber() {
 }
 
 void make_fiber(Fiber& fiber, void (*main)()) {
-  void* memory = mmap(nullptr, kStackBytes + kGuardBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      mmap(nullptr, kStackBytes + kGuardBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   mprotect(memory, kGuardBytes, PROT_NONE);
   fiber.stack = static_cast<char*>(memory) + kGuardBytes;
@@ -100,7 +101,8 @@ void switch_fiber(Fiber& from, Fiber& to) {
 #if defined(__SANITIZE_ADDRESS__)
   // A fiber may be gone on with by another thread than the one that it gave way to.
   const bool is_fiber = from.stack != nullptr;
-  __sanitizer_finish_switch_fiber(from.shadow_stack, is_fiber ? &to.bottom : nullptr, is_fiber ? &to.size : nullptr);
+  __sanitizer_finish_switch_fiber(from.shadow_stack, is_fiber ? &to.bottom : nullptr,
+                                  is_fiber ? &to.size : nullptr);
 #endif
 }
 
