@@ -96,14 +96,27 @@ def readable(names: list[str]) -> dict[str, str]:
     return short
 
 
+def included(source: Path) -> list[Path]:
+    """A file and the project's own headers that it includes, whatever way."""
+    found: list[Path] = []
+    waiting = [source.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.append(path)
+        names = re.findall(r'^\s*#\s*include "([^"]+)"', path.read_text(), re.MULTILINE)
+        waiting += [(path.parent / name).resolve() for name in names]
+    return sorted(found)
+
+
 def compile_all(nvcc: Path, source: Path) -> str:
     """What nvcc and ptxas print for one file, all architectures; kept until a source changes."""
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS]
     codes.append(f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}")
     command = [str(nvcc), *FLAGS, *codes, "-c", str(source), "-o", str(BUILD / f"{source.stem}.o")]
-    headers = [*sorted((SOURCES / "core").glob("*.h")), *sorted((SOURCES / "cuda").glob("*.*h"))]
     digest = hashlib.sha256(" ".join([nvcc_version(nvcc), *command]).encode())
-    for path in [source, *headers]:
+    for path in included(source):
         digest.update(path.read_bytes())
     kept = BUILD / f"{source.stem}.{digest.hexdigest()[:16]}.log"
     if kept.is_file():

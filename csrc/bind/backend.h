@@ -9,13 +9,13 @@
 #include "cuda_call.h"
 
 // `in` is the op's EstimatorInputs; `arrays`: how many matrices the op moves.
-#define HL_RUN_ESTIMATOR(kernel, in, arrays, p)                                              \
+#define HL_RUN_ESTIMATOR(kernel, in, arrays, p)                                               \
   run_on_device((in).op(), scan_scratch_bytes((in).rows(), (in).horizon(), launch_options()), \
                 [&](const Launch& launch) { return launch_##kernel(p, launch); })
-#define HL_RUN(kernel, name, bytes, p) \
+#define HL_RUN(kernel, name, bytes, p)                                                     \
   run_on_device(name, 0, [&](const Launch& launch) { return launch_##kernel(p, launch); })
 // For kernels that need memory to work in on a device: `scratch` bytes.
-#define HL_RUN_WITH(scratch, kernel, name, bytes, p) \
+#define HL_RUN_WITH(scratch, kernel, name, bytes, p)                                             \
   run_on_device(name, scratch, [&](const Launch& launch) { return launch_##kernel(p, launch); })
 
 #else

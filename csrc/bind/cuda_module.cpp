@@ -130,6 +130,7 @@ void bind_all(PyObject* m) {
   bind_scatter(m);
   bind_store(m);
   bind_last_actions(m);
+  bind_sample_segments(m);
 }
 
 }  // namespace

@@ -24,8 +24,8 @@ cudaError_t launch_last_actions_read(const LastActionsReadParams& p, const Launc
     clear.row.to_stride[dim] *= itemsize(p.out.dtype);
   }
   if (clear.units == 0) return cudaSuccess;
-  HL_LAUNCH(clear_rows_kernel, blocks_for(count * clear.units, kMoveThreads), kMoveThreads, 0, launch.stream, clear,
-            Array(as_column(p.dones)), count);
+  HL_LAUNCH(clear_rows_kernel, blocks_for(count * clear.units, kMoveThreads), kMoveThreads, 0, launch.stream,
+            clear, Array(as_column(p.dones)), count);
   return cudaGetLastError();
 }
 

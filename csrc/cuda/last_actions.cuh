@@ -7,7 +7,7 @@ namespace device {
 
 // Rows whose flag is true become zeros.
 static __global__ void __launch_bounds__(kMoveThreads)
-clear_rows_kernel(const LeafMove leaf, const Array flags, const int64_t count) {
+    clear_rows_kernel(const LeafMove leaf, const Array flags, const int64_t count) {
   const int64_t i = global_thread();
   if (i >= count * leaf.units) return;
   const int64_t row = i / leaf.units;

@@ -6,6 +6,7 @@
 #include "../core/importance_ratio_params.h"
 #include "../core/movement_params.h"
 #include "../core/row_priorities_params.h"
+#include "../core/sampling_params.h"
 
 namespace hotloop {
 
@@ -28,6 +29,8 @@ int64_t scatter_scratch_bytes(const ScatterParams& p);
 cudaError_t launch_store(const StoreParams& p, const Launch& launch);
 cudaError_t launch_last_actions_read(const LastActionsReadParams& p, const Launch& launch);
 cudaError_t launch_last_actions_write(const LastActionsWriteParams& p, const Launch& launch);
+cudaError_t launch_sample_segments(const SampleSegmentsParams& p, const Launch& launch);
+int64_t sample_segments_scratch_bytes(const SampleSegmentsParams& p);
 
 // Of the advantages that the op has written: on the same stream, after it.
 cudaError_t launch_statistics(const StatisticsArgs& s, const Matrix& advantages, const Matrix& valid, int64_t rows,

@@ -14,9 +14,9 @@ struct LeafMove {
   const char* from;
   int64_t to_step[2];  // bytes for one step of each index of the target's row
   int64_t from_step;
-  int64_t units;       // of a row
-  int unit_bytes;      // 0: elements, by `row`
-  RowCopy row;         // its strides in bytes
+  int64_t units;  // of a row
+  int unit_bytes;  // 0: elements, by `row`
+  RowCopy row;  // its strides in bytes
 };
 
 // Where row i goes and comes from: null is i itself. Indices are strided int64.
@@ -78,7 +78,8 @@ HL_DEVICE void put_number(const LeafMove& leaf, char* to, From x) {
 
 HL_DEVICE void convert_element(const LeafMove& leaf, char* to, const char* from) {
   switch (leaf.row.from) {
-    case DType::b8: return put_number(leaf, to, static_cast<uint8_t>(*reinterpret_cast<const uint8_t*>(from) != 0));
+    case DType::b8:
+      return put_number(leaf, to, static_cast<uint8_t>(*reinterpret_cast<const uint8_t*>(from) != 0));
     case DType::u8: return put_number(leaf, to, *reinterpret_cast<const uint8_t*>(from));
     case DType::i8: return put_number(leaf, to, *reinterpret_cast<const int8_t*>(from));
     case DType::i16: return put_number(leaf, to, *reinterpret_cast<const int16_t*>(from));
@@ -120,7 +121,8 @@ static __global__ void __launch_bounds__(kMoveThreads) move_rows_kernel(const Mo
   for (int64_t i = global_thread(); i < args.count * leaf.units; i += step) {
     const int64_t row = i / leaf.units;
     int64_t unit = i % leaf.units;
-    const int64_t to_row = at.to[0] != nullptr ? checked_index(at.to[0], at.to_stride[0], at.to_limit[0], row) : row;
+    const int64_t to_row =
+        at.to[0] != nullptr ? checked_index(at.to[0], at.to_stride[0], at.to_limit[0], row) : row;
     if (at.winners != nullptr && at.winners[to_row] != row) continue;
     char* to = leaf.to + to_row * leaf.to_step[0];
     if (at.to[1] != nullptr) to += checked_index(at.to[1], at.to_stride[1], at.to_limit[1], row) * leaf.to_step[1];

@@ -7,13 +7,13 @@ namespace device {
 
 // Of rows that several sources write the last one wins, whatever the order of threads: winners[row] is its number.
 static __global__ void __launch_bounds__(kMoveThreads)
-reset_winners_kernel(const RowIndices at, const int64_t count, int64_t* winners) {
+    reset_winners_kernel(const RowIndices at, const int64_t count, int64_t* winners) {
   const int64_t i = global_thread();
   if (i < count) winners[checked_index(at.to[0], at.to_stride[0], at.to_limit[0], i)] = -1;
 }
 
 static __global__ void __launch_bounds__(kMoveThreads)
-claim_winners_kernel(const RowIndices at, const int64_t count, int64_t* winners) {
+    claim_winners_kernel(const RowIndices at, const int64_t count, int64_t* winners) {
   const int64_t i = global_thread();
   if (i >= count) return;
   const int64_t row = checked_index(at.to[0], at.to_stride[0], at.to_limit[0], i);
