@@ -1,4 +1,4 @@
-"""Builds hotloop._core, and hotloop._cuda where there is nvcc: ninja compiles in parallel and only what changed.
+"""Builds hotloop._core, and hotloop._cuda where there is nvcc: ninja compiles only what changed, in parallel.
 
 The kernels listed in SIMD_KERNELS and AVX2_KERNELS are compiled once per instruction set; the fastest one
 that the processor has is picked at run time. No torch header is included and no torch library linked:
@@ -8,8 +8,8 @@ Environment: CXX, CXXFLAGS and LDFLAGS as everywhere;
 HOTLOOP_BUILD_DIR: where ninja keeps its objects, so that an editable install and later rebuilds share them;
 HOTLOOP_SANITIZE=address,undefined: builds for those sanitizers, under build/sanitize instead of build;
 HOTLOOP_CUDA=auto (hotloop._cuda where nvcc is found), 0 (never) or 1 (nvcc must be found);
-HOTLOOP_CUDA_ARCHS: what it is compiled for, such as "80 90 120+PTX", or "all". Without it: the GPUs of this machine,
-and PTX, which any newer GPU's driver compiles when it is first loaded.
+HOTLOOP_CUDA_ARCHS: what it is compiled for, such as "80 90 120+PTX", or "all". Without it: the GPUs of this
+machine, and PTX, which any newer GPU's driver compiles when it is first loaded.
 """
 
 from __future__ import annotations
@@ -113,14 +113,19 @@ def nvcc() -> Path | None:
     places = [shutil.which("nvcc"), *(f"{home}/bin/nvcc" for home in homes if home)]
     found = next((Path(place).resolve() for place in places if place and Path(place).is_file()), None)
     if found is None and wanted == "1":
-        raise FileNotFoundError("HOTLOOP_CUDA=1, but there is no nvcc on the path, in CUDA_HOME or in /usr/local/cuda")
+        raise FileNotFoundError(
+            "HOTLOOP_CUDA=1, but there is no nvcc on the path, in CUDA_HOME or in /usr/local/cuda"
+        )
     return found
 
 
 def cuda_home(compiler: Path) -> Path:
     """What the compiler itself takes for its home: the one on the path may be a script or a link."""
     said = subprocess.run(
-        [compiler, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull], capture_output=True, text=True, check=False
+        [compiler, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     match = re.search(r"^#\$ TOP=(.+)$", said.stdout + said.stderr, re.MULTILINE)
     return Path(match.group(1)).resolve() if match else compiler.parent.parent
@@ -136,7 +141,9 @@ def cuda_archs() -> list[str]:
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
-        found = sorted({line.strip().replace(".", "") for line in answer.splitlines() if line.strip()}, key=int)
+        found = sorted(
+            {line.strip().replace(".", "") for line in answer.splitlines() if line.strip()}, key=int
+        )
     except (OSError, ValueError, subprocess.SubprocessError):
         found = []
     return [*(found or ["80"]), "75+PTX"]
@@ -169,12 +176,12 @@ class NinjaBuild(build_ext):
         output.parent.mkdir(parents=True, exist_ok=True)
         work = Path(os.environ.get("HOTLOOP_BUILD_DIR") or Path(self.build_temp) / "ninja").resolve()
         compiler = nvcc()
-        if ext.name.endswith("._cuda"):
-            assert compiler is not None
+        if compiler is None or ext.name.endswith("._core"):
+            text = self.build_file(output)
+        else:
             work /= "cuda"
+            text = self.cuda_build_file(output, compiler)
         work.mkdir(parents=True, exist_ok=True)
-        is_core = ext.name.endswith("._core") or compiler is None
-        text = self.build_file(output) if is_core else self.cuda_build_file(output, compiler)
         (work / "build.ninja").write_text(text)
         jobs = ["-j", str(self.parallel)] if self.parallel else []
         verbose = ["-v"] if self.verbose and self.verbose > 1 else []
@@ -210,13 +217,14 @@ class NinjaBuild(build_ext):
         lines.append(f"build {output}: link {' '.join(objects)} | {ROOT.resolve() / EXPORTS}")
         return "\n".join([*lines, ""])
 
-
     def cuda_build_file(self, output: Path, compiler: Path) -> str:
         home = cuda_home(compiler)
         archs = cuda_archs()
         library = next((p for p in sorted(home.glob("**/libcudart_static.a"))), None)
         if library is None:
-            raise FileNotFoundError(f"there is nvcc, but no libcudart_static.a in {home}: HOTLOOP_CUDA=0 does without")
+            raise FileNotFoundError(
+                f"there is nvcc, but no libcudart_static.a in {home}: HOTLOOP_CUDA=0 does without"
+            )
         includes = [f"-isystem{path}" for path in (home / "include", sysconfig.get_path("include"))]
         archs_text = " ".join(archs).replace(" ", "\\ ")
         defines = [

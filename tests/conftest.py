@@ -21,7 +21,10 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     """The record of a run on a GPU: device, driver, commit and how many tests passed and failed."""
     path = config.getoption("--gpu-results")
     if path:
-        counts = {kind: len(terminalreporter.stats.get(kind, [])) for kind in ("passed", "failed", "skipped", "error")}
+        counts = {
+            kind: len(terminalreporter.stats.get(kind, []))
+            for kind in ("passed", "failed", "skipped", "error")
+        }
         Path(path).write_text(json.dumps({**gpu_facts(), **counts}, indent=2) + "\n")
 
 
@@ -37,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What the native ops run on: an instruction set of the CPU, `cpu` for its best one, or another device."""
+    """What the native ops run on: an instruction set of the CPU, `cpu` for its best, or another device."""
     name: str = getattr(request, "param", "cpu")
     if name in _core.isas_supported():
         before = _core.isa()

@@ -1,7 +1,7 @@
-"""Runs op tests on other devices than the CPU: `cuda_host`, the CUDA kernels under the host runner, and `cuda`.
+"""Runs op tests elsewhere than on the CPU: `cuda_host`, the CUDA kernels under the host runner, and `cuda`.
 
-Test modules whose op has a kernel in csrc/cuda run each of their tests on every backend that is there. The tests pass
-tensors on the CPU: `cuda_host` reads them in place, `cuda` carries them over and back.
+Test modules whose op has a kernel in csrc/cuda run each of their tests on every backend that is there. The
+tests pass tensors on the CPU: `cuda_host` reads them in place, `cuda` carries them over and back.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def host_module() -> Any:
 
 
 def carried(op: Callable[..., Any]) -> Callable[..., Any]:
-    """An op of `hotloop._cuda` for tensors on the CPU: storages travel whole, so that strides and overlaps stay."""
+    """An op of `hotloop._cuda` for tensors on the CPU. Storages travel whole: strides and overlaps stay."""
 
     def call(*args: Any) -> Any:
         storages: dict[int, tuple[Tensor, Tensor]] = {}

@@ -11,7 +11,9 @@ import pytest
 
 from cuda_host_support import CUDA_SOURCES
 
-pytestmark = pytest.mark.skipif(not CUDA_SOURCES.is_dir(), reason="an installed package carries no C++ sources")
+pytestmark = pytest.mark.skipif(
+    not CUDA_SOURCES.is_dir(), reason="an installed package carries no C++ sources"
+)
 
 # What the runner must say.
 FAULTS = {
@@ -20,11 +22,11 @@ FAULTS = {
     "warp_barrier_missing": r"shared memory tile\[\d+\] is read (without a barrier|before it was written)",
     "two_writers": r"shared memory tile\[\d+\] is written without a barrier after thread \d+ wrote it",
     "shared_off_by_one": r"shared memory tile\[64\] lies outside of its 64 elements",
-    "shuffle_divergent": r"divergence: .*(__shfl_down_sync in .* for lane \d+, which has left|warp operation)",
+    "shuffle_divergent": r"divergence: .*(__shfl_down_sync in .* lane \d+, which has left|warp operation)",
     "shuffle_masks_differ": r"divergence: __shfl_sync .*(while other lanes wait at|not in its mask)",
     "shuffle_outside_mask": "reads lane 3, which is not in the mask",
     "vote_divergent": "divergence: .*(a vote|warp operation)",
-    "barrier_divergent": "divergence: .*(__syncthreads in .* after other threads have left|waits at __syncthreads)",
+    "barrier_divergent": "divergence: .*(__syncthreads in .* after other threads have left|at __syncthreads)",
     "barriers_differ": r"divergence: __syncthreads in .* waits at that in ",
     "shared_uninitialised": r"shared memory tile\[5\] is read before it was written",
     "shared_left_over": r"block \(1, 0, 0\).*shared memory tile\[\d+\] is read before it was written",

@@ -1,4 +1,4 @@
-"""`hotloop._cuda` on a machine that may have no GPU: it loads, it says what is missing, it takes no other tensors."""
+"""`hotloop._cuda` where there may be no GPU: it loads, it says what is missing, it takes no other tensors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ from cuda_host_support import CUDA_SOURCES, host_module
 from hotloop import _core, ops
 
 BUILT = importlib.util.find_spec("hotloop._cuda") is not None
-needs_module = pytest.mark.skipif(not BUILT, reason="this hotloop was built without CUDA (no nvcc, or HOTLOOP_CUDA=0)")
-needs_sources = pytest.mark.skipif(not CUDA_SOURCES.is_dir(), reason="an installed package carries no C++ sources")
+needs_module = pytest.mark.skipif(
+    not BUILT, reason="this hotloop was built without CUDA (no nvcc, or HOTLOOP_CUDA=0)"
+)
+needs_sources = pytest.mark.skipif(
+    not CUDA_SOURCES.is_dir(), reason="an installed package carries no C++ sources"
+)
 
 
 def python(code: str, **environment: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
     )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
@@ -60,7 +68,9 @@ def test_tensors_elsewhere_are_refused() -> None:
     from hotloop import _cuda
 
     x = torch.zeros(2, 3)
-    with pytest.raises(TypeError, match=r"row_priorities: advantages must be a tensor on a CUDA device, .*one on cpu"):
+    with pytest.raises(
+        TypeError, match=r"row_priorities: advantages must be a tensor on a CUDA device, .*one on cpu"
+    ):
         _cuda.row_priorities(x, 1.0, torch.zeros(2))
 
 
@@ -72,7 +82,9 @@ def test_the_module_exports_its_entry_point_alone_and_links_no_cuda_library() ->
     listing = subprocess.run(["nm", "-D", _cuda.__file__], capture_output=True, text=True, check=True).stdout
     defined = [line.split() for line in listing.splitlines() if re.search(r" [TDBRVWu] ", line)]
     assert [name for _, _, name in defined] == ["PyInit__cuda"]
-    needed = subprocess.run(["readelf", "-d", _cuda.__file__], capture_output=True, text=True, check=True).stdout
+    needed = subprocess.run(
+        ["readelf", "-d", _cuda.__file__], capture_output=True, text=True, check=True
+    ).stdout
     assert not re.search(r"NEEDED.*(cuda|torch)", needed)
 
 
@@ -80,7 +92,9 @@ def test_the_module_exports_its_entry_point_alone_and_links_no_cuda_library() ->
 def test_host_and_device_modules_have_the_same_ops() -> None:
     host = {name for name in dir(host_module()) if not name.startswith("_")} - {"set_seed", "counts"}
     assert {"gae", "puff_advantage", "row_priorities"} <= host
-    assert host - {"device_obstacle", "build_info", "set_exact", "force_scan_path", "scan_path"} <= set(dir(_core))
+    assert host - {"device_obstacle", "build_info", "set_exact", "force_scan_path", "scan_path"} <= set(
+        dir(_core)
+    )
     if BUILT:
         from hotloop import _cuda
 
@@ -124,7 +138,10 @@ def test_the_order_of_additions_can_be_chosen_on_every_machine(order: Any) -> No
 
 
 def test_an_unknown_order_is_refused() -> None:
-    with pytest.raises(ValueError, match="order must be 'strict' or 'fast', got 'quick'"), ops.determinism("quick"):  # type: ignore[arg-type]
+    with (
+        pytest.raises(ValueError, match="order must be 'strict' or 'fast', got 'quick'"),
+        ops.determinism("quick"),
+    ):  # type: ignore[arg-type]
         pass
 
 

@@ -8,7 +8,9 @@ import torch
 from cuda_host_support import CUDA_SOURCES, on_backend
 from hotloop import ops
 
-pytestmark = pytest.mark.skipif(not CUDA_SOURCES.is_dir(), reason="an installed package carries no C++ sources")
+pytestmark = pytest.mark.skipif(
+    not CUDA_SOURCES.is_dir(), reason="an installed package carries no C++ sources"
+)
 
 
 @pytest.mark.parametrize("law", ["permutation", "successive", "with_replacement", "systematic"])

@@ -15,13 +15,16 @@ from estimator_support import DISCOUNT, EDGE_SHAPES, as_tuple, assert_same, depa
 from hotloop import ops
 from layouts import LAYOUTS
 
-pytestmark = pytest.mark.skipif(not CUDA_SOURCES.is_dir(), reason="an installed package carries no C++ sources")
+pytestmark = pytest.mark.skipif(
+    not CUDA_SOURCES.is_dir(), reason="an installed package carries no C++ sources"
+)
 
 EXACT = ("lanes", "packed", "tile")
 TREES = ("warp", "block", "chunks")
 # Around what a warp (128), a block (1024) and a chunk (4096) take at once.
 TREE_SHAPES = [
-    (0, 8), (3, 0), (1, 1), (5, 8), (9, 33), (2, 127), (2, 129), (1, 257), (2, 1025), (1, 2048), (1, 4097), (2, 8200),
+    (0, 8), (3, 0), (1, 1), (5, 8), (9, 33), (2, 127), (2, 129), (1, 257),
+    (2, 1025), (1, 2048), (1, 4097), (2, 8200),
 ]  # fmt: skip
 
 Op = Callable[[dict[str, Any]], Any]
@@ -44,7 +47,9 @@ OPS: dict[str, Op] = {
     "retrace": lambda x: ops.retrace(
         x["rewards"], x["q_values"], x["values"], importance=x["importance"], **flags_of(x), **x["discount"]
     ),
-    "reverse_scan": lambda x: ops.reverse_scan(0.99 * x["importance"].clamp(max=1), x["rewards"], x["last_values"]),
+    "reverse_scan": lambda x: ops.reverse_scan(
+        0.99 * x["importance"].clamp(max=1), x["rewards"], x["last_values"]
+    ),
 }
 every_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 

@@ -1,9 +1,9 @@
-"""Compiles every CUDA kernel for every architecture that releases are built for, and reads what ptxas says of each.
+"""Compiles every CUDA kernel for every architecture that releases are for, and reads what ptxas says of it.
 
 1. Warnings are errors, of the front end and of ptxas alike.
 2. No kernel spills registers or uses a stack, and none takes more than MAX_REGISTERS.
-3. The table of registers and shared memory in docs/cuda.md is that of this compilation (where it was made with the
-   same version of nvcc; otherwise the difference is told and no more).
+3. The table of registers and shared memory in docs/cuda.md is that of this compilation (where it was made
+   with the same version of nvcc; otherwise the difference is told and no more).
 
 Where there is no nvcc it says so and passes: nothing of this can be checked there.
 
@@ -31,13 +31,15 @@ ARCHS = ("75", "80", "86", "89", "90", "100", "120")
 # With 256 threads a block, a multiprocessor of 65,536 registers then holds two blocks at least.
 MAX_REGISTERS = 128
 FLAGS = [
-    "-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Werror", "all-warnings", "-Xptxas", "-v,-Werror",
+    "-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Werror", "all-warnings",
+    "-Xptxas", "-v,-Werror",
 ]  # fmt: skip
 BEGIN, END = "<!-- kernels: written by tools/cuda_gate.py --write -->", "<!-- end of kernels -->"
 
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<arch>\d+)'.*?"
-    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?"
     r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
     re.DOTALL,
 )
@@ -145,8 +147,8 @@ def complaints(kernels: list[Kernel]) -> list[str]:
 def table(kernels: list[Kernel], version: str) -> str:
     """Markdown: a line a kernel, its registers on each architecture, its static shared memory in bytes."""
     lines = [
-        f"nvcc {version}; registers a thread on each architecture, and bytes of static shared memory. No kernel"
-        " spills or uses a stack.",
+        f"nvcc {version}; registers a thread on each architecture, and bytes of static shared memory."
+        " No kernel spills or uses a stack.",
         "",
         "| kernel | " + " | ".join(f"sm_{arch}" for arch in ARCHS) + " | shared |",
         "| --- |" + " ---: |" * (len(ARCHS) + 1),
@@ -214,7 +216,8 @@ def main() -> int:
     for each in wrong:
         print(f"cuda_gate: {each}")
     if not wrong:
-        print(f"cuda_gate: {len(names)} kernels in {len(sources)} files, {len(ARCHS)} architectures and PTX: passed")
+        size = f"{len(names)} kernels in {len(sources)} files"
+        print(f"cuda_gate: {size}, {len(ARCHS)} architectures and PTX: passed")
     return 1 if wrong else 0
 
 

@@ -1,6 +1,7 @@
 """Native CUDA kernels of hotloop; use them through `hotloop.ops`.
 
-Beside these the module has ops of `hotloop._core`, of the same names and arguments, for tensors on a CUDA device.
+Beside these the module has ops of `hotloop._core`, of the same names and arguments, for tensors on a CUDA
+device.
 """
 
 from typing import Any

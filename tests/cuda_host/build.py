@@ -1,7 +1,8 @@
 """Compiles csrc/cuda and its bindings with the host compiler, against simt.h in place of CUDA.
 
-The result is a module with the functions of `hotloop._cuda`, whose kernels run on the CPU in tests. ninja compiles
-what changed; objects lie in build/cuda_host, or build/cuda_host_sanitize where HOTLOOP_SANITIZE is set.
+The result is a module with the functions of `hotloop._cuda`, whose kernels run on the CPU in tests. ninja
+compiles what changed; objects lie in build/cuda_host, or in build/cuda_host_sanitize where HOTLOOP_SANITIZE
+is set.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ SOURCES = ROOT / "csrc"
 SANITIZE = os.environ.get("HOTLOOP_SANITIZE", "")
 BUILD = ROOT / "build" / ("cuda_host_sanitize" if SANITIZE else "cuda_host")
 # Beside bind_<op>.cpp of every op that csrc/cuda has.
-BINDINGS = ("cuda_call", "cuda_module", "tensor_arg", "torch_bridge", "estimator_inputs", "bind_discounted_return")
+BINDINGS = (
+    "cuda_call",
+    "cuda_module",
+    "tensor_arg",
+    "torch_bridge",
+    "estimator_inputs",
+    "bind_discounted_return",
+)
 FLAGS = [
-    "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra",
-    "-Wno-unused-parameter", "-Werror", "-DHL_BIND_CUDA", '-DHL_VERSION=\\"host\\"', f"-I{HERE}",
+    "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-Wall",
+    "-Wextra", "-Wno-unused-parameter", "-Werror", "-DHL_BIND_CUDA", '-DHL_VERSION=\\"host\\"', f"-I{HERE}",
 ]  # fmt: skip
 SANITIZE_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"]
 
@@ -47,7 +55,12 @@ def write_ninja(output: Path) -> None:
         "  description = $out",
     ]
     objects = []
-    sources = [*sorted((SOURCES / "cuda").glob("*.cu")), *bindings(), HERE / "simt.cpp", HERE / "simt_fiber.cpp"]
+    sources = [
+        *sorted((SOURCES / "cuda").glob("*.cu")),
+        *bindings(),
+        HERE / "simt.cpp",
+        HERE / "simt_fiber.cpp",
+    ]
     for source in sources:
         name = f"{source.parent.name}_{source.stem}.o"
         lines.append(f"build {name}: compile {source}")
@@ -61,7 +74,7 @@ def write_ninja(output: Path) -> None:
         "  depfile = $out.d",
         "  deps = gcc",
         "  description = $out",
-        f"build faults: faults {' '.join(str(HERE / n) for n in ('faults.cpp', 'simt.cpp', 'simt_fiber.cpp'))}",
+        f"build faults: faults {' '.join(f'{HERE}/{n}.cpp' for n in ('faults', 'simt', 'simt_fiber'))}",
     ]
     text = "\n".join([*lines, ""])
     ninja = BUILD / "build.ninja"

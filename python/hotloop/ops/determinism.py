@@ -13,9 +13,9 @@ def determinism(order: Literal["strict", "fast"]) -> Iterator[None]:
     """Chooses the order of additions for estimators on a CUDA device; on the CPU there is only one.
 
     Every estimator gives the same bits in every run, whatever the order. `"strict"`: those of the CPU, by the
-    kernels that walk each row step by step. `"fast"`, the default: few rows or long ones are composed in a tree,
-    which rounds otherwise; the tree's shape depends on the sizes alone. float64, gradients and rows that are
-    many or short take the CPU's order anyway.
+    kernels that walk each row step by step. `"fast"`, the default: few rows or long ones are composed in a
+    tree, which rounds otherwise; the tree's shape depends on the sizes alone. float64, gradients and rows
+    that are many or short take the CPU's order anyway.
 
     Args:
         order: `"strict"` or `"fast"`, for the calls inside of the `with` block, of all threads.
