@@ -21,10 +21,12 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 # The editable install and the rebuilds share their objects.
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
+# The runner that executes CUDA kernels on the CPU in tests.
+RUNNER := $(wildcard tests/cuda_host/*)
 
 DOCS := .venv-docs
 
-.PHONY: help docs docs-serve train test bench bench-loops bench-tests instructions lint format tidy coverage isa-check \
+.PHONY: help docs docs-serve train test test-gpu bench bench-loops bench-tests instructions lint format tidy coverage isa-check cuda-gate \
   sanitize sanitize-threads fuzz fuzz-atheris soak wheels test-wheels wheel-check peers \
   test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
@@ -33,6 +35,7 @@ DOCS := .venv-docs
 help:
 	@echo "make train        set up, then train CartPole-v1 to a mean return of 475  (ARGS=...)"
 	@echo "make test         set up, then run the tests                              (PYTEST_ARGS=...)"
+	@echo "make test-gpu     the tests that need an NVIDIA GPU, results in benchmarks/results/ (PYTEST_ARGS=...)"
 	@echo "make bench        set up, then run the benchmarks, under 5 minutes        (BENCH_ARGS=...)"
 	@echo "make bench-loops  install other systems, then time whole training loops beside theirs, some minutes"
 	@echo "make bench-tests  the same op by op under pytest-benchmark                (PYTEST_ARGS=...)"
@@ -42,6 +45,7 @@ help:
 	@echo "make coverage     which lines of Python and C++ the tests run              (PYTEST_ARGS=...)"
 	@echo "make isa-check    no AVX code can leak into the path for older processors"
 	@echo "make sanitize     the op tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make cuda-gate    every CUDA kernel for every architecture: no warning, no spill (needs nvcc)"
 	@echo "make wheels       sdist and a wheel for each Python from 3.10 to 3.13 here, into dist/"
 	@echo "make test-wheels  install each of those into a fresh environment and use it  (PYTEST_ARGS=...)"
 	@echo "make sanitize-threads  ops from several threads at once under ThreadSanitizer"
@@ -61,6 +65,10 @@ train: $(VENV)/.extra-train $(VENV)/.native
 
 test: $(VENV)/.extra-test $(VENV)/.native
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/.extra-test $(VENV)/.native
+	@mkdir -p benchmarks/results
+	$(BIN)/python -m pytest -m gpu --gpu-results=benchmarks/results/gpu_tests.json $(PYTEST_ARGS)
 
 bench: $(VENV)/.extra-bench $(VENV)/.native
 	@mkdir -p benchmarks/results
@@ -83,12 +91,12 @@ lint: $(VENV)/.extra-dev $(VENV)/.native
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cuh %.cu,$(CPP))
+	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cuh %.cu,$(CPP) $(RUNNER))
 
 format: $(VENV)/.extra-dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(filter %.h %.cpp %.cuh %.cu,$(CPP))
+	$(BIN)/clang-format -i $(filter %.h %.cpp %.cuh %.cu,$(CPP) $(RUNNER))
 
 tidy: $(VENV)/.extra-dev
 	$(BIN)/python tools/tidy.py
@@ -121,6 +129,9 @@ fuzz-atheris: $(VENV)/.extra-test $(VENV)/.native
 
 soak: $(VENV)/.extra-test $(VENV)/.native
 	$(BIN)/python tools/soak.py --seconds $(SOAK_SECONDS)
+
+cuda-gate: $(VENV)/.base
+	$(BIN)/python tools/cuda_gate.py
 
 wheel-check: $(VENV)/.extra-test
 	$(BIN)/python tools/check_wheel.py

@@ -218,10 +218,17 @@ class FakeDriver:
 
 
 def fake_cuda(
-    monkeypatch: pytest.MonkeyPatch, *, built: bool = True, torch_cuda: str | None = "13.0", code: int = 0
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    built: bool = True,
+    torch_cuda: str | None = "13.0",
+    code: int = 0,
+    obstacle: str | None = None,
 ):
     module = types.ModuleType("hotloop._cuda")
     module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
+    module.build_info = lambda: {"cuda": "13.0", "archs": "90"}  # type: ignore[attr-defined]
+    module.device_obstacle = lambda: obstacle  # type: ignore[attr-defined]
     if built:
         monkeypatch.setitem(sys.modules, "hotloop._cuda", module)
     else:
@@ -239,6 +246,7 @@ def test_cuda_is_usable_when_nothing_is_in_its_way(monkeypatch: pytest.MonkeyPat
     cuda = fake_cuda(monkeypatch)
     assert cuda == {
         "built": True,
+        "build": {"cuda": "13.0", "archs": "90"},
         "usable": True,
         "torch_cuda": "13.0",
         "devices": ["device 0"],
@@ -251,6 +259,7 @@ def test_cuda_is_usable_when_nothing_is_in_its_way(monkeypatch: pytest.MonkeyPat
     [
         ({"built": False}, "this hotloop was built without CUDA"),
         ({"torch_cuda": None}, "is a CPU build: torch.version.cuda is None"),
+        ({"obstacle": "too old"}, "hotloop._cuda finds no device: too old"),
         ({"code": 100}, "the NVIDIA driver answers error 100: the driver finds no device"),
         ({"code": 12345}, "the NVIDIA driver answers error 12345: see cuInit"),
     ],

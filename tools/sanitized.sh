@@ -10,7 +10,7 @@ build_sanitized() {
   if [ "$kind" = thread ]; then base=build/sanitize-thread sanitizers=thread library=libtsan; fi
   # objects stay, so that only what changed is compiled; the packed Python files must not be those of another day
   rm -rf $base/lib* $base/bdist* "$base/site"
-  env -u HOTLOOP_BUILD_DIR HOTLOOP_SANITIZE=$sanitizers "$python" -m pip install -q --disable-pip-version-check \
+  env -u HOTLOOP_BUILD_DIR HOTLOOP_CUDA=0 HOTLOOP_SANITIZE=$sanitizers "$python" -m pip install -q --disable-pip-version-check \
     --no-deps --no-build-isolation --target "$base/site" .
 
   # libstdc++ goes with it: a sanitizer must find __cxa_throw when it starts, and Python itself is no C++ program

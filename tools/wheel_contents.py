@@ -17,7 +17,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 SIZE_LIMIT = 3_000_000  # bytes
 # What a Linux system has, beside what the C++ runtime and OpenMP bring. A name with a hash is a private copy.
-MAY_LINK = re.compile(r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl)\.so\.\d+|ld-linux.*")
+MAY_LINK = re.compile(r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl|rt)\.so\.\d+|ld-linux.*")
 # _cuda is built where there is nvcc.
 NATIVE = re.compile(r"(_core|_cuda)\.cpython-(?P<python>\d+)-(?P<machine>\w+)-linux-gnu\.so")
 TAG = re.compile(r"cp(?P<python>\d+)-cp(?P=python)-(?P<platforms>[\w.]+)")

@@ -1,4 +1,5 @@
 #include "../cpu/delta_lambda.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "estimator_inputs.h"
 #include "fastcall.h"
@@ -29,7 +30,7 @@ void delta_lambda_checked(PyObject* const* args) {
   p.segments = in.rows();
   p.horizon = in.horizon();
   in.mark_outputs();
-  run_kernel(in.bytes(4), [&] { delta_lambda(p); });
+  HL_RUN_ESTIMATOR(delta_lambda, in, 4, p);
 }
 
 // args: grad, dones, gamma, gae_lambda, next_dones, valid, grad_values, grad_rewards, grad_next_values, grad_next_rewards
@@ -49,7 +50,7 @@ void delta_lambda_backward_checked(PyObject* const* args) {
   p.segments = in.rows();
   p.horizon = in.horizon();
   in.mark_outputs();
-  run_kernel(in.bytes(4), [&] { delta_lambda_backward(p); });
+  HL_RUN_ESTIMATOR(delta_lambda_backward, in, 4, p);
 }
 
 }  // namespace

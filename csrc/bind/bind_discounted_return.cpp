@@ -1,4 +1,5 @@
 #include "../cpu/td_lambda.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "estimator_inputs.h"
 #include "fastcall.h"
@@ -18,7 +19,7 @@ void discounted_return_checked(PyObject* const* args) {
   p.returns = in.output("out", args[8], in.dtype());
   expect_truncation_values(kOp, p.in);
   in.mark_outputs();
-  run_kernel(in.bytes(3), [&] { td_lambda(p); });
+  HL_RUN_ESTIMATOR(td_lambda, in, 3, p);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "../cpu/gae.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "estimator_inputs.h"
 #include "fastcall.h"
@@ -20,7 +21,7 @@ void gae_checked(PyObject* const* args) {
   p.statistics = in.statistics(args[10], args[11], in.dtype());
   expect_truncation_values(kOp, p.in);
   in.mark_outputs();
-  run_kernel(in.bytes(5), [&] { gae(p); });
+  HL_RUN_ESTIMATOR(gae, in, 5, p);
 }
 
 }  // namespace

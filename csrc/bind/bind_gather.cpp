@@ -1,5 +1,6 @@
 #include "../cpu/gather.h"
 
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "leaves.h"
@@ -30,7 +31,7 @@ void gather_checked(PyObject* const* args) {
   p.count = i.shape[0];
   mark_written_all(out);
   if (p.sources.empty() || p.count == 0) return;
-  run_kernel(total_bytes(p.outputs), [&] { gather(p); });
+  HL_RUN(gather, kOp, total_bytes(p.outputs), p);
 }
 
 }  // namespace

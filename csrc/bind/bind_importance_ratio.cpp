@@ -1,4 +1,5 @@
 #include "../cpu/importance_ratio.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "scalar_arg.h"
@@ -36,7 +37,7 @@ void importance_ratio_checked(PyObject* const* args) {
   p.out = as_matrix(w);
   p.invalid = read_double(kOp, "invalid", args[3]);
   mark_written(args[4]);
-  run_kernel(4 * view_bytes(a), [&] { importance_ratio(p); });
+  HL_RUN(importance_ratio, kOp, 4 * view_bytes(a), p);
 }
 
 }  // namespace

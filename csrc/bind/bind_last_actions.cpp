@@ -1,5 +1,6 @@
 #include "../cpu/last_actions.h"
 
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "scalar_arg.h"
@@ -45,7 +46,7 @@ void read_checked(PyObject* const* args) {
   expect_no_self_overlap(kRead, "out", p.out);
   expect_disjoint(kRead, "out", p.out, "last", p.last);
   mark_written(out);
-  run_kernel(view_bytes(p.out), [&] { last_actions_read(p); });
+  HL_RUN(last_actions_read, kRead, view_bytes(p.out), p);
 }
 
 // args: last, start, actions
@@ -64,7 +65,7 @@ void write_checked(PyObject* const* args) {
   expect_no_self_overlap(kWrite, "last", p.last);
   expect_disjoint(kWrite, "last", p.last, "actions", p.actions);
   mark_written(last);
-  run_kernel(view_bytes(p.actions), [&] { last_actions_write(p); });
+  HL_RUN(last_actions_write, kWrite, view_bytes(p.actions), p);
 }
 
 }  // namespace

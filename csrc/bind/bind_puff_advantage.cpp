@@ -1,4 +1,5 @@
 #include "../cpu/puff_advantage.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "estimator_inputs.h"
 #include "fastcall.h"
@@ -34,7 +35,7 @@ void puff_advantage_checked(PyObject* const* args) {
   p.segments = in.rows();
   p.horizon = in.horizon();
   in.mark_outputs();
-  run_kernel(in.bytes(5), [&] { puff_advantage(p); });
+  HL_RUN_ESTIMATOR(puff_advantage, in, 5, p);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "../cpu/retrace.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "estimator_inputs.h"
 #include "fastcall.h"
@@ -23,7 +24,7 @@ void retrace_checked(PyObject* const* args) {
   p.targets = in.output("out", args[13], in.dtype());
   expect_truncation_values(kOp, p.in);
   in.mark_outputs();
-  run_kernel(in.bytes(6), [&] { retrace(p); });
+  HL_RUN_ESTIMATOR(retrace, in, 6, p);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "../cpu/reverse_scan.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "estimator_inputs.h"
 #include "fastcall.h"
@@ -17,7 +18,7 @@ void reverse_scan_checked(PyObject* const* args) {
   p.rows = in.rows();
   p.horizon = in.horizon();
   in.mark_outputs();
-  run_kernel(in.bytes(3), [&] { reverse_scan(p); });
+  HL_RUN_ESTIMATOR(reverse_scan, in, 3, p);
 }
 
 // args: grad, a, y, last, time_major, grad_a, grad_b, grad_last
@@ -34,7 +35,7 @@ void reverse_scan_backward_checked(PyObject* const* args) {
   p.rows = in.rows();
   p.horizon = in.horizon();
   in.mark_outputs();
-  run_kernel(in.bytes(5), [&] { reverse_scan_backward(p); });
+  HL_RUN_ESTIMATOR(reverse_scan_backward, in, 5, p);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "../cpu/row_priorities.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "scalar_arg.h"
@@ -30,7 +31,7 @@ void row_priorities_checked(PyObject* const* args) {
   p.priorities = as_column(w);
   p.alpha = read_non_negative(kOp, "alpha", alpha);
   mark_written(out);
-  run_kernel(view_bytes(a), [&] { row_priorities(p); });
+  HL_RUN(row_priorities, kOp, view_bytes(a), p);
 }
 
 }  // namespace

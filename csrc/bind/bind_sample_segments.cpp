@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "scalar_arg.h"
@@ -91,7 +92,9 @@ void sample_segments_checked(PyObject* const* args) {
   if (!absent(w)) {
     expect_shape(kOp, "priorities", w, {p.segments}, "[S]");
     expect_float(kOp, "priorities", w);
+#if !defined(HL_BIND_CUDA) || defined(HL_CUDA_HOST)  // looking at each would wait for the device
     if (draws_by_priority(p.law)) expect_priorities(w);
+#endif
     p.priorities = as_column(w);
   }
   expect_shape(kOp, "out[0]", i, {p.count}, "[k]");
@@ -107,7 +110,8 @@ void sample_segments_checked(PyObject* const* args) {
   p.weights = as_column(g);
   mark_written(indices);
   mark_written(weights);
-  run_kernel(p.law == SamplingLaw::sequential ? p.count * 12 : p.segments * 24, [&] { sample_segments(p); });
+  HL_RUN_WITH(sample_segments_scratch_bytes(p), sample_segments, kOp,
+              p.law == SamplingLaw::sequential ? p.count * 12 : p.segments * 24, p);
 }
 
 }  // namespace

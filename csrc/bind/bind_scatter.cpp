@@ -1,5 +1,6 @@
 #include "../cpu/scatter.h"
 
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "leaves.h"
@@ -29,7 +30,7 @@ void scatter_checked(PyObject* const* args) {
   p.index_stride = i.stride[0];
   p.count = i.shape[0];
   mark_written_all(targets);
-  run_kernel(total_bytes(p.sources), [&] { scatter(p); });
+  HL_RUN_WITH(scatter_scratch_bytes(p), scatter, kOp, total_bytes(p.sources), p);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "../cpu/store.h"
 
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "leaves.h"
@@ -36,7 +37,7 @@ void store_checked(PyObject* const* args) {
   p.position_stride = t.stride[0];
   p.count = r.shape[0];
   mark_written_all(buffers);
-  run_kernel(total_bytes(p.sources), [&] { store(p); });
+  HL_RUN(store, kOp, total_bytes(p.sources), p);
 }
 
 }  // namespace

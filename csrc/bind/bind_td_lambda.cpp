@@ -1,4 +1,5 @@
 #include "../cpu/td_lambda.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "estimator_inputs.h"
 #include "fastcall.h"
@@ -18,7 +19,7 @@ void td_lambda_checked(PyObject* const* args) {
   p.returns = in.output("out", args[10], in.dtype());
   expect_truncation_values(kOp, p.in);
   in.mark_outputs();
-  run_kernel(in.bytes(4), [&] { td_lambda(p); });
+  HL_RUN_ESTIMATOR(td_lambda, in, 4, p);
 }
 
 // args: grad, terminated, truncated, valid, gamma, gae_lambda, time_major, grad_rewards, grad_values, grad_last_values, grad_truncation_values
@@ -38,7 +39,7 @@ void td_lambda_backward_checked(PyObject* const* args) {
   p.in.rows = in.rows();
   p.in.horizon = in.horizon();
   in.mark_outputs();
-  run_kernel(in.bytes(5), [&] { td_lambda_backward(p); });
+  HL_RUN_ESTIMATOR(td_lambda_backward, in, 5, p);
 }
 
 }  // namespace

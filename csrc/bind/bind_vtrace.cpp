@@ -1,4 +1,5 @@
 #include "../cpu/vtrace.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "estimator_inputs.h"
 #include "fastcall.h"
@@ -24,7 +25,7 @@ void vtrace_checked(PyObject* const* args) {
   p.pg_advantages = in.output("out[1]", args[15], in.dtype());
   expect_truncation_values(kOp, p.in);
   in.mark_outputs();
-  run_kernel(in.bytes(6), [&] { vtrace(p); });
+  HL_RUN_ESTIMATOR(vtrace, in, 6, p);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "bind_ops.h"
 #include "bind_plans.h"
 #include "bind_row_cursors.h"
+#include "device_module.h"
 #include "errors.h"
 #include "native_face.h"
 #include "tensor_arg.h"
@@ -110,6 +111,7 @@ PYBIND11_MODULE(_core, m) {
     hotloop::init_torch_bridge();
     check_isa_override();
     hotloop::bind_native_face(m.ptr());
+    hotloop::bind_device_module(m.ptr());
     hotloop::bind_puff_advantage(m.ptr());
     hotloop::bind_gae(m.ptr());
     hotloop::bind_reverse_scan(m.ptr());

@@ -5,6 +5,9 @@
 #include "../cpu/load.h"
 #include "scalar_arg.h"
 #include "torch_bridge.h"
+#if defined(HL_BIND_CUDA)
+#include "cuda_call.h"
+#endif
 
 namespace hotloop {
 namespace {
@@ -49,6 +52,11 @@ void EstimatorInputs::discount(const char* arg, PyObject* object, double* scalar
   const View& view = add(arg, object);
   expect_real(op_, arg, view);
   if (view.ndim == 0) {
+#if defined(HL_BIND_CUDA)  // the same for all rows, without reading it back
+    per_row->data = view.data;
+    per_row->dtype = view.dtype;
+    return;
+#endif
     --count_;
     *scalar = read_unit_interval(op_, arg, object);
     return;
@@ -58,6 +66,9 @@ void EstimatorInputs::discount(const char* arg, PyObject* object, double* scalar
                 describe(view));
   }
   *per_row = as_column(view);
+#if defined(HL_BIND_CUDA) && !defined(HL_CUDA_HOST)
+  return;  // checking each number would wait for the device
+#endif
   for (int64_t row = 0; row < rows_; ++row) {
     double scratch;
     const double value = *HL_ISA_NAMESPACE::load_along_rows(*per_row, row, 0, 1, &scratch);
@@ -84,8 +95,13 @@ StatisticsArgs EstimatorInputs::statistics(PyObject* priorities, PyObject* summa
     add_output("summary", summary, DType::f64);
     if (view.stride[0] != 1) value_error(op_, "summary", "contiguous", "a strided view");
     args.summary = reinterpret_cast<double*>(view.data);
+#if defined(HL_BIND_CUDA)
+    partials_ = new_doubles(summary, rows_ * kSummarySize);
+    args.partials = static_cast<double*>(tensor_memory(op_, partials_));
+#else
     partials_.reset(new double[static_cast<size_t>(rows_ * kSummarySize)]);
     args.partials = partials_.get();
+#endif
   }
   return args;
 }
@@ -114,6 +130,12 @@ void expect_truncation_values(const char* op, DepartureArgs& args) {
   if (args.truncated.data == nullptr) {
     args.truncation_values = Matrix{};
   } else if (args.truncation_values.data == nullptr) {
+#if defined(HL_BIND_CUDA) && !defined(HL_CUDA_HOST)
+    throw Error(PyExc_ValueError,
+                std::string(op) +
+                    ": truncation_values must be given with truncated on a CUDA device, got None "
+                    "(whether it has true entries is not read back)");
+#endif
     if (any_true(args.truncated, args.rows, args.horizon)) {
       throw Error(PyExc_ValueError,
                   std::string(op) +

@@ -18,6 +18,12 @@ class EstimatorInputs {
   // `letter` names the rows in messages: [N, T] or [S, T].
   EstimatorInputs(const char* op, bool time_major = false, const char* layout = nullptr);
 
+#if defined(HL_BIND_CUDA)
+  ~EstimatorInputs() { Py_XDECREF(partials_); }
+  EstimatorInputs(const EstimatorInputs&) = delete;
+  EstimatorInputs& operator=(const EstimatorInputs&) = delete;
+#endif
+
   // The first matrix read gives the shape. An absent one (None) gives a Matrix without data.
   Matrix matrix(const char* arg, PyObject* object, Kind kind);
   Matrix optional_matrix(const char* arg, PyObject* object, Kind kind) {
@@ -62,7 +68,11 @@ class EstimatorInputs {
   alignas(View) unsigned char storage_[kMax * sizeof(View)];
   const char* names_[kMax];
   PyObject* written_[kMax];
+#if defined(HL_BIND_CUDA)
+  PyObject* partials_ = nullptr;  // a tensor: freed when the launch is queued
+#else
   std::unique_ptr<double[]> partials_;
+#endif
 };
 
 // Inline: at the sizes of a rollout step these calls are a measurable part of an op.

@@ -6,38 +6,61 @@
 
 #include <new>
 
+#include "device_module.h"
 #include "errors.h"
+#if defined(HL_BIND_CUDA)
+#include "cuda_call.h"
+#endif
 
 namespace hotloop {
 
 template <int kArguments, void (*body)(PyObject* const* args)>
-PyObject* fastcall(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != kArguments) {
-    PyErr_Format(PyExc_TypeError, "expected %d positional arguments, got %zd", kArguments, count);
+struct Op {
+  static PyMethodDef definition;  // static: a function object points to its definition
+
+  static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != kArguments) {
+      PyErr_Format(PyExc_TypeError, "expected %d positional arguments, got %zd", kArguments, count);
+      return nullptr;
+    }
+    try {
+#if defined(HL_BIND_CUDA)
+      begin_call();
+#else
+      if (stand_in_module != nullptr) {
+        PyObject* result = call_stand_in(definition.ml_name, args, count);
+        if (result != nullptr || PyErr_Occurred()) return result;
+      }
+#endif
+      body(args);
+      Py_RETURN_NONE;
+    } catch (const NeedsDispatcher&) {
+      Py_RETURN_NOTIMPLEMENTED;
+#if !defined(HL_BIND_CUDA)
+    } catch (const NeedsDevice& refusal) {
+      return call_device_op(definition.ml_name, args, count, refusal);
+#endif
+    } catch (const PythonErrorSet&) {
+    } catch (const Error& error) {
+      PyErr_SetString(error.type, error.what());
+    } catch (const std::bad_alloc&) {
+      PyErr_NoMemory();
+    } catch (const std::exception& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
     return nullptr;
   }
-  try {
-    body(args);
-    Py_RETURN_NONE;
-  } catch (const NeedsDispatcher&) {
-    Py_RETURN_NOTIMPLEMENTED;
-  } catch (const PythonErrorSet&) {
-  } catch (const Error& error) {
-    PyErr_SetString(error.type, error.what());
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
-}
+};
+
+template <int kArguments, void (*body)(PyObject* const* args)>
+PyMethodDef Op<kArguments, body>::definition{
+    nullptr, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Op<kArguments, body>::call)),
+    METH_FASTCALL, nullptr};
 
 // Throws PythonErrorSet where CPython refuses.
 template <int kArguments, void (*body)(PyObject* const* args)>
 void add_op(PyObject* module, const char* name) {
-  static PyMethodDef definition{
-      nullptr, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&fastcall<kArguments, body>)),
-      METH_FASTCALL, nullptr};  // static: a function object points to its definition
+  PyMethodDef& definition = Op<kArguments, body>::definition;
   definition.ml_name = name;
   PyObject* module_name = PyModule_GetNameObject(module);
   PyObject* function = PyCFunction_NewEx(&definition, module, module_name);

@@ -5,7 +5,11 @@
 #include <numeric>
 #include <thread>
 
+#include "device_module.h"
 #include "torch_bridge.h"
+#if defined(HL_BIND_CUDA)
+#include "cuda_call.h"
+#endif
 
 namespace hotloop {
 namespace {
@@ -47,6 +51,20 @@ bool dtype_of(const dlpack::DataType& type, DType* out) {
 }
 
 constexpr double kMaxElements = 1e15;  // times the largest item far below 2^63, and above what any machine holds
+
+#if defined(HL_BIND_CUDA)
+void check_device(const char* op, const char* arg, PyObject* object, const dlpack::Device& device) {
+  expect_device(op, arg, object, device);
+}
+#else
+inline void check_device(const char* op, const char* arg, PyObject* object, const dlpack::Device& device) {
+  if (device.type == dlpack::kCPU || device.type == dlpack::kCUDAHost) return;
+  const std::string message =
+      expectation(op, arg, "a tensor on the CPU", "one on " + python_attribute(object, "device"));
+  if (device.type == dlpack::kCUDA) throw NeedsDevice(PyExc_TypeError, message);
+  throw Error(PyExc_TypeError, message);
+}
+#endif
 
 int64_t stride_gcd(const View& view, int64_t gcd) {
   for (int i = 0; i < view.ndim; ++i) {
@@ -92,10 +110,7 @@ View read_tensor(const char* op, const char* arg, PyObject* object) {
   }
   dlpack::Tensor raw{};
   if (exchange_api().tensor_from_py_object_no_sync(object, &raw) != 0) refuse_export(op, arg, object);
-  if (raw.device.type != dlpack::kCPU && raw.device.type != dlpack::kCUDAHost) {
-    type_error(op, arg, "a tensor on the CPU",
-               "one on " + python_attribute(object, "device") + " (this build of hotloop has CPU kernels only)");
-  }
+  check_device(op, arg, object, raw.device);
   View view;
   if (!dtype_of(raw.dtype, &view.dtype)) {
     type_error(op, arg, "of a real dtype of at most 64 bits", python_attribute(object, "dtype"));
@@ -139,6 +154,12 @@ View read_tensor(const char* op, const char* arg, PyObject* object) {
     }
   }
   return view;
+}
+
+void* tensor_memory(const char* op, PyObject* tensor) {
+  dlpack::Tensor raw{};
+  if (exchange_api().tensor_from_py_object_no_sync(tensor, &raw) != 0) refuse_export(op, "scratch", tensor);
+  return static_cast<char*>(raw.data) + raw.byte_offset;
 }
 
 std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequence) {
@@ -225,6 +246,9 @@ void expect_no_self_overlap(const char* op, const char* arg, const View& view) {
 void expect_indices(const char* op, const char* arg, const View& indices, int64_t limit, const char* what) {
   expect_ndim(op, arg, indices, 1, "[k]");
   expect_dtype(op, arg, indices, DType::i64);
+#if defined(HL_BIND_CUDA) && !defined(HL_CUDA_HOST)
+  return;  // reading them back would wait for the device: the kernel stops at one out of range
+#endif
   const int64_t* data = reinterpret_cast<const int64_t*>(indices.data);
   for (int64_t i = 0; i < indices.shape[0]; ++i) {
     const int64_t index = data[i * indices.stride[0]];

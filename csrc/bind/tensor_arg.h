@@ -24,6 +24,8 @@ inline View read_optional(const char* op, const char* arg, PyObject* object) {
 }
 inline bool absent(const View& view) { return view.ndim < 0; }
 
+void* tensor_memory(const char* op, PyObject* tensor);  // of one that hotloop has made itself
+
 std::vector<View> read_tensors(const char* op, const char* arg, PyObject* sequence);
 
 void expect_ndim(const char* op, const char* arg, const View& view, int ndim, const char* layout);

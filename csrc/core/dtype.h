@@ -45,8 +45,8 @@ static inline const char* dtype_name(DType dtype) {
   return "?";
 }
 
-static inline bool is_floating(DType dtype) { return dtype >= DType::f16; }
+HL_HD bool is_floating(DType dtype) { return dtype >= DType::f16; }
 // Flags (dones, terminated, truncated, valid) come as bool, uint8 or any floating dtype.
-static inline bool is_flag(DType dtype) { return dtype <= DType::u8 || is_floating(dtype); }
+HL_HD bool is_flag(DType dtype) { return dtype <= DType::u8 || is_floating(dtype); }
 
 }  // namespace hotloop

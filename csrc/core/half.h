@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "dtype.h"
+
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 
@@ -19,21 +21,21 @@ struct Float16 {
   uint16_t bits;
 };
 
-static inline float float_from_bits(uint32_t bits) {
+HL_HD float float_from_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
 }
 
-static inline uint32_t bits_from_float(float value) {
+HL_HD uint32_t bits_from_float(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   return bits;
 }
 
-static inline float to_float(BFloat16 x) { return float_from_bits(static_cast<uint32_t>(x.bits) << 16); }
+HL_HD float to_float(BFloat16 x) { return float_from_bits(static_cast<uint32_t>(x.bits) << 16); }
 
-static inline float to_float(Float16 x) {
+HL_HD float to_float(Float16 x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
   // 2^112 moves the exponent from float16's bias (15) to float32's (127), subnormals included.
@@ -43,14 +45,14 @@ static inline float to_float(Float16 x) {
   return float_from_bits(sign | (magnitude >= 0x0f800000u ? special : finite));
 }
 
-static inline BFloat16 to_bfloat16(float value) {
+HL_HD BFloat16 to_bfloat16(float value) {
   const uint32_t bits = bits_from_float(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
   const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   return BFloat16{static_cast<uint16_t>(nan ? 0x7fc0u : rounded)};
 }
 
-static inline Float16 to_float16(float value) {
+HL_HD Float16 to_float16(float value) {
   const uint32_t bits = bits_from_float(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;

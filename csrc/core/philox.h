@@ -50,8 +50,10 @@ HL_HD PhiloxBlock philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
 HL_HD uint64_t random_bits64(const RandomKey& key, uint64_t index) {
   const PhiloxBlock block = philox4x32(static_cast<uint32_t>(index >> 1), key.minibatch, key.epoch, key.stream,
                                        static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32));
-  const int half = static_cast<int>(index & 1) * 2;
-  return (static_cast<uint64_t>(block.word[half + 1]) << 32) | block.word[half];
+  const bool second = (index & 1) != 0;  // selected, not indexed: on a GPU an indexed array lies in memory
+  const uint32_t low = second ? block.word[2] : block.word[0];
+  const uint32_t high = second ? block.word[3] : block.word[1];
+  return (static_cast<uint64_t>(high) << 32) | low;
 }
 
 // Uniform in (0, 1] with 53 random bits: never 0, so that its logarithm is finite.

@@ -13,11 +13,20 @@ struct Affine {
   T b;
 };
 
+// One step of the recurrence. kCut: a coefficient of exactly zero cuts the trace, so that not even NaN or infinity
+// beyond a boundary leaks (0 * y is NaN then, and 0 for every finite y).
+template <bool kCut, class T>
+HL_HD T follow(const Affine<T>& step, T y) {
+  T carried = step.a * y;
+  if (kCut) carried = step.a == T(0) && carried != T(0) ? T(0) : carried;
+  return step.b + carried;
+}
+
 template <class T>
 struct Discount {
   T gamma;
   T decay;  // gamma * lambda
-  T rest;   // gamma * (1 - lambda)
+  T rest;  // gamma * (1 - lambda)
 };
 
 template <class T>

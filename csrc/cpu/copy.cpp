@@ -85,36 +85,6 @@ void copy_dims(const RowCopy& plan, int dim, char* to, const char* from) {
 
 }  // namespace
 
-RowCopy plan_row_copy(const View& to, int to_skip, const View& from, int from_skip, double scale) {
-  RowCopy plan;
-  plan.scale = scale;
-  plan.to = to.dtype;
-  plan.from = from.dtype;
-  for (int i = 0; i + to_skip < to.ndim; ++i) {
-    const int64_t size = to.shape[i + to_skip];
-    if (size == 1) continue;
-    const int64_t to_stride = to.stride[i + to_skip], from_stride = from.stride[i + from_skip];
-    const int last = plan.ndim - 1;
-    if (last >= 0 && plan.to_stride[last] == to_stride * size && plan.from_stride[last] == from_stride * size) {
-      plan.shape[last] *= size;
-      plan.to_stride[last] = to_stride;
-      plan.from_stride[last] = from_stride;
-    } else {
-      plan.shape[plan.ndim] = size;
-      plan.to_stride[plan.ndim] = to_stride;
-      plan.from_stride[plan.ndim] = from_stride;
-      ++plan.ndim;
-    }
-  }
-  if (plan.to == plan.from && scale == 1.0) {
-    if (plan.ndim == 0) plan.contiguous_bytes = itemsize(plan.to);
-    if (plan.ndim == 1 && plan.to_stride[0] == 1 && plan.from_stride[0] == 1) {
-      plan.contiguous_bytes = plan.shape[0] * itemsize(plan.to);
-    }
-  }
-  return plan;
-}
-
 void copy_run(const RowCopy& plan, char* to, int64_t to_stride, const char* from, int64_t from_stride,
               int64_t count) {
   if (!is_floating(plan.to)) return cast(plan.to, plan.from, to, to_stride, from, from_stride, count);

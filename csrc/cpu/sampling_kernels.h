@@ -1,14 +1,11 @@
 // The vectorised parts of sample_segments, each on a run of elements: the caller deals runs out to threads.
 #pragma once
 #include "../core/philox.h"
-#include "../core/view.h"
+#include "../core/sampling_params.h"
 #include "isa.h"
 
 namespace hotloop {
 
-constexpr double kPriorityFloor =
-    1e-6;  // keeps a segment of priority 0 reachable (PufferLib's and Metta's constant)
-constexpr int64_t kSumBlock = 8;         // elements of one partial sum
 constexpr int64_t kSamplingRun = 4096;   // elements that one call of a kernel should get
 
 // random_bits64(key, first ... first + count - 1); `first` is even.

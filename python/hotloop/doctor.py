@@ -184,12 +184,15 @@ def _check() -> dict[str, Any]:
 def _cuda() -> dict[str, Any]:
     """Whether CUDA tensors work here; ``obstacles`` lists every reason why not, outermost first."""
     obstacles = []
+    build: dict[str, str] = {}
+    own_obstacle: str | None = None
     built = _has_module("hotloop._cuda")
     if not built:
         obstacles.append("this hotloop was built without CUDA (it has no module hotloop._cuda)")
     else:
         try:
-            importlib.import_module("hotloop._cuda")
+            native: Any = importlib.import_module("hotloop._cuda")
+            build, own_obstacle = native.build_info(), native.device_obstacle()
         except Exception as error:
             obstacles.append(f"hotloop._cuda does not load: {_say(error)}")
     torch_cuda: str | None = None
@@ -207,10 +210,13 @@ def _cuda() -> dict[str, Any]:
             obstacles.append(driver)
         elif torch_cuda is not None and not devices:
             obstacles.append("torch.cuda.is_available() is False although the driver answers")
+        if driver is None and own_obstacle is not None:
+            obstacles.append(f"hotloop._cuda finds no device: {own_obstacle}")
     except Exception as error:
         obstacles.append(f"torch does not load: {_say(error)}")
     return {
         "built": built,
+        "build": build,
         "usable": not obstacles,
         "torch_cuda": torch_cuda,
         "devices": devices,
@@ -336,7 +342,7 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
     cuda = facts["cuda"]
     lines += [
         "CUDA",
-        row("built", "yes" if cuda["built"] else "no"),
+        row("built", _cuda_build(cuda)),
         row("usable", f"yes, on {', '.join(cuda['devices'])}" if cuda["usable"] else "no"),
         *(row("because" if i == 0 else "", obstacle) for i, obstacle in enumerate(cuda["obstacles"])),
     ]
@@ -352,6 +358,13 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
         else "Training on the CPU cannot work: see the problems above."
     )
     return lines
+
+
+def _cuda_build(cuda: Mapping[str, Any]) -> str:
+    if not cuda["built"]:
+        return "no"
+    build = cuda["build"]
+    return f"yes, with CUDA {build.get('cuda')} for {build.get('archs')}" if build else "yes"
 
 
 def _say(error: BaseException) -> str:

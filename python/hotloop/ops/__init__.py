@@ -10,6 +10,7 @@ from hotloop.ops.categorical import categorical_evaluate, categorical_sample
 from hotloop.ops.categorical_ppo import CategoricalPPO
 from hotloop.ops.clip_grad_norm import clip_grad_norm_
 from hotloop.ops.delta_lambda import delta_lambda
+from hotloop.ops.determinism import determinism
 from hotloop.ops.discounted_return import discounted_return
 from hotloop.ops.gae import gae
 from hotloop.ops.gather import gather
@@ -47,6 +48,7 @@ __all__ = [
     "categorical_sample",
     "clip_grad_norm_",
     "delta_lambda",
+    "determinism",
     "discounted_return",
     "gae",
     "gather",

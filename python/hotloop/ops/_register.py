@@ -47,7 +47,8 @@ def _call_native(name: str, native: Callable[..., Any], *args: Any) -> None:
 def _define(schema: str, native: Callable[..., Any], fake: Callable[..., Any]) -> None:
     qualified = "hotloop::" + schema[: schema.index("(")]
     _LIBRARY.define(schema, tags=_TAGS)
-    _LIBRARY.impl(qualified, native, "CPU")
+    for device in ("CPU", "CUDA"):  # the native function looks where its tensors lie
+        _LIBRARY.impl(qualified, native, device)
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
 
 
