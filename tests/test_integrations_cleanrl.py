@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hotloop.integrations import cleanrl
+from hotloop.integrations.decay import matching_lambda
 
 GAMMAS = [(0.99, 0.95), (0.9, 0.3), (0.997, 0.9), (1.0, 1.0), (0.5, 0.0), (0.0, 0.7), (0.999, 0.98)]
 
@@ -67,7 +68,7 @@ def test_most_discounts_are_the_scripts_to_the_last_bit() -> None:
     exact = 0
     pairs = (0.9 + 0.1 * torch.rand(200, 2, generator=random, dtype=torch.float64)).tolist()
     for gamma, lam in pairs:
-        chosen = torch.tensor(cleanrl._lambda_like_the_script(gamma, lam, torch.float32))
+        chosen = torch.tensor(matching_lambda(gamma, lam))
         product = torch.tensor(gamma, dtype=torch.float32) * chosen
         wanted = torch.tensor(gamma * lam, dtype=torch.float32)
         exact += bool(product == wanted)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from hotloop.experience import Experience
     from hotloop.freed_memory import FreedMemory, keep_freed_memory
     from hotloop.loop import CoreTrainingLoop, RolloutResult
-    from hotloop.profiling import Profile, profile
     from hotloop.nonfinite import NonFinite, NonFiniteError
+    from hotloop.profiling import Profile, profile
     from hotloop.segment_sampler import SegmentSampler
     from hotloop.stopwatch import Stopwatch
     from hotloop.trainer import TrainConfig, Trainer
@@ -56,9 +56,9 @@ __all__ = [
     "Experience",
     "FreedMemory",
     "LoopConfig",
-    "Profile",
     "NonFinite",
     "NonFiniteError",
+    "Profile",
     "RolloutResult",
     "SegmentSampler",
     "Stopwatch",

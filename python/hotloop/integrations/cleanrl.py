@@ -10,13 +10,11 @@ script's tensors as they are. See docs/integrations/cleanrl.md.
 
 from __future__ import annotations
 
-import functools
-import math
-
 import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.integrations.decay import matching_lambda
 
 __all__ = ["gae"]
 
@@ -77,8 +75,8 @@ def gae(
     terminated = torch.empty(steps, agents, dtype=torch.bool, device=dones.device)
     torch.ne(dones[1:], 0, out=terminated[:-1])
     torch.ne(last_done, 0, out=terminated[-1])
-    if values.dtype in (torch.float32, torch.float64) and isinstance(gae_lambda, float):
-        gae_lambda = _lambda_like_the_script(gamma, gae_lambda, values.dtype)
+    if values.dtype == torch.float32 and 0.0 <= gamma <= 1.0 and 0.0 <= gae_lambda <= 1.0:
+        gae_lambda = matching_lambda(float(gamma), float(gae_lambda))
     return ops.gae(
         rewards, values, terminated, last_values=last_values, gamma=gamma, gae_lambda=gae_lambda,
         time_major=True, out=out,
@@ -91,19 +89,3 @@ def _one_step(name: str, tensor: Tensor, agents: int) -> Tensor:
     if tuple(tensor.shape) not in ((agents,), (1, agents), (agents, 1)):
         raise ValueError(f"cleanrl.gae: {name} must be [{agents}] or [1, {agents}], got {list(tensor.shape)}")
     return tensor.reshape(agents)
-
-
-@functools.lru_cache(maxsize=64)
-def _lambda_like_the_script(gamma: float, gae_lambda: float, dtype: torch.dtype) -> float:
-    """The lambda whose product with gamma, in the dtype, is what a script has in Python's double and rounds
-    afterwards. Where there is none, lambda itself: results differ in the last bits."""
-    if dtype == torch.float64 or not 0.0 <= gamma <= 1.0 or not 0.0 <= gae_lambda <= 1.0:
-        return gae_lambda
-    wanted = torch.tensor(gamma * gae_lambda, dtype=dtype)
-    factor, nearest = torch.tensor(gamma, dtype=dtype), torch.tensor(gae_lambda, dtype=dtype)
-    below = torch.nextafter(nearest, torch.tensor(-math.inf))
-    above = torch.nextafter(nearest, torch.tensor(math.inf))
-    for candidate in (nearest, below, above):
-        if bool(factor * candidate == wanted) and 0.0 <= float(candidate) <= 1.0:
-            return float(candidate)
-    return gae_lambda
