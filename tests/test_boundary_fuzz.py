@@ -94,6 +94,8 @@ def test_the_ways_through_torch_refuse_what_is_no_tensor_before_they_write() -> 
         ops.GatherPlan({"x": target}).gather(["x"], index)  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"GatherPlan.gather: indices must be a torch.Tensor, got list"):
         ops.GatherPlan({"x": target}).gather([torch.zeros(2, 3)], [0, 1])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"GatherPlan.gather: each target must be a torch.Tensor, got float"):
+        ops.GatherPlan({"x": 1.0}).gather([target], index)  # type: ignore[dict-item]
     column = torch.zeros(2, 3).as_subclass(Tagged)
     plan, last = ops.StorePlan({"x": column}, ["x"], ops.RowCursors(2, 2, 3)), ops.LastActions(2)
     with pytest.raises(TypeError, match=r"StorePlan.store: actions must be a torch.Tensor, got str"):

@@ -78,6 +78,7 @@ class GatherPlan:
         # A tensor subclass, which torch's dispatcher must see. Everything is read before anything is written.
         listed = isinstance(source, (list, tuple))
         leaves = list(source) if listed else [leaf_at(source, leaf_path(key)) for key in self.out]
+        require_tensors("GatherPlan.gather: each target", self.out.values())
         require_tensors("GatherPlan.gather: each source", leaves)
         require_tensors("GatherPlan.gather: indices", [indices])
         rows = [leaf.index_select(0, indices) for leaf in leaves]

@@ -79,6 +79,7 @@ class StagePlan:
 
     def _stage_by_torch(self, sources: Sequence[Tensor], ends: Sequence[Tensor]) -> None:
         """For tensor subclasses, which torch's dispatcher must see. Checks come before writes here too."""
+        require_tensors("StagePlan.stage: each target", self.targets.values())
         require_tensors("StagePlan.stage: each source", sources)
         require_tensors("StagePlan.stage: each of ends", ends)
         rows = []
