@@ -180,13 +180,9 @@ def hostile(choose: Choose, now: Any, pool: Tensor, others: list[Tensor]) -> Any
         return FLOATS[choose(len(FLOATS))]
     if kind == 3:  # what else the call has, or a part of it
         other = others[choose(len(others))] if others else now
-        return (
-            other
-            if not isinstance(other, Tensor) or choose(2)
-            else other[: choose(4)]
-            if other.dim()
-            else other
-        )
+        part = choose(5)
+        sliceable = isinstance(other, Tensor) and other.layout == torch.strided and other.dim()
+        return other[:part] if sliceable and part < 4 else other
     if kind == 4:
         return torch.empty(shape, dtype=dtype, device="meta")
     if kind == 5:  # nothing in it, but strides that overflow when they are multiplied

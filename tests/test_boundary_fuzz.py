@@ -80,3 +80,24 @@ def test_a_planted_fault_is_noticed(function: Any, error: type[Exception], messa
 def test_numbers_that_are_too_large_are_refused_and_not_wrapped() -> None:
     with pytest.raises((OverflowError, TypeError, ValueError)):
         ops.sample_segments(torch.ones(5), 2**70, 3, law="successive", seed=0, epoch=0, minibatch=0)
+
+
+class Tagged(Tensor):
+    """Goes the way through torch, which the native module's checks do not guard."""
+
+
+def test_the_ways_through_torch_refuse_what_is_no_tensor_before_they_write() -> None:
+    target, index = torch.zeros(2, 3).as_subclass(Tagged), torch.tensor([0, 1])
+    with pytest.raises(TypeError, match=r"StagePlan.stage: each source must be a torch.Tensor, got str"):
+        ops.StagePlan({"x": target}).stage(["x"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"GatherPlan.gather: .*source.* must be a torch.Tensor, got str"):
+        ops.GatherPlan({"x": target}).gather(["x"], index)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"GatherPlan.gather: indices must be a torch.Tensor, got list"):
+        ops.GatherPlan({"x": target}).gather([torch.zeros(2, 3)], [0, 1])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"GatherPlan.gather: each target must be a torch.Tensor, got float"):
+        ops.GatherPlan({"x": 1.0}).gather([target], index)  # type: ignore[dict-item]
+    column = torch.zeros(2, 3).as_subclass(Tagged)
+    plan, last = ops.StorePlan({"x": column}, ["x"], ops.RowCursors(2, 2, 3)), ops.LastActions(2)
+    with pytest.raises(TypeError, match=r"StorePlan.store: actions must be a torch.Tensor, got str"):
+        plan.store({"x": torch.ones(2), "actions": "x"}, 0, 2, last)
+    assert not column.any()

@@ -41,7 +41,9 @@ def test_an_experience_in_the_middle_of_a_rollout(how: Copy) -> None:
     # nothing that the original stored since has reached the copy
     assert other.buffer["rewards"][:, 2].tolist() == [0.0] * 4
     assert (other.full_rows, other.t_in_row.tolist()) == (0, [2, 2])
-    finish(other, 20)
+    other.store(step(2, 20), slice(0, 2))  # the trackers of the copy are live, too
+    assert (other.full_rows, other.t_in_row.tolist(), other.row_slot_ids.tolist()) == (2, [0, 0], [2, 3])
+    finish(other, 21)
     for key in (*original.store_keys, "values"):
         assert torch.equal(original.buffer[key], other.buffer[key])
     assert original.row_slot_ids.tolist() == other.row_slot_ids.tolist()

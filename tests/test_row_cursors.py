@@ -89,3 +89,12 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"RowCursors: rows must lie in \[0, 5\)"):
         cursors.load_state_dict(state)
     assert cursors.rows.tolist() == torch.arange(3).tolist()
+
+
+def test_numbers_at_the_end_of_their_range_are_refused() -> None:
+    cursors = ops.RowCursors(3, 4, 5)
+    for agent in (3, 2**63 - 1, -1, -(2**63)):
+        with pytest.raises(IndexError, match="must lie in"):
+            cursors.position(agent)
+    with pytest.raises(ValueError, match="full_rows"):
+        cursors.native.set_counters(0, 2**63 - 1)

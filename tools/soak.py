@@ -172,7 +172,8 @@ def main() -> None:
     unlike = [row["epoch"] for row, other in zip(a, b, strict=False) if row != other]
     states = [load_checkpoint(path / "checkpoint.pt") for path in (whole, parts)]
     for state in states:
-        del state["seconds"]
+        # The best of the states that were saved, and those are saved by the clock.
+        del state["seconds"], state["best_return"]
     state_differences = differences(states[0], states[1])
     (where / "rss_mib.txt").write_text("\n".join(f"{sample:.1f}" for sample in samples))
     fifth = max(1, len(samples) // 5)

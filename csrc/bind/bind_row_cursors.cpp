@@ -50,12 +50,13 @@ void CursorsObject::advance(int64_t start, int64_t stop) {
 }
 
 int64_t CursorsObject::position(int64_t agent) const {
-  expect_agents(agent, agent + 1);
+  expect_agents(agent, static_cast<int64_t>(static_cast<uint64_t>(agent) + 1));  // of the largest: below `agent`
   return cursors.positions[agent];
 }
 
 void CursorsObject::set_counters(int64_t free_idx, int64_t full_rows) {
-  if (free_idx < 0 || free_idx >= cursors.segments || full_rows < 0) {
+  constexpr int64_t kMost = int64_t{1} << 62;  // more are added to it
+  if (free_idx < 0 || free_idx >= cursors.segments || full_rows < 0 || full_rows > kMost) {
     throw Error(PyExc_ValueError, "RowCursors: free_idx must be in [0, " + std::to_string(cursors.segments) +
                                       ") and full_rows >= 0, got " + std::to_string(free_idx) + " and " +
                                       std::to_string(full_rows));

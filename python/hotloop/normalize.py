@@ -89,7 +89,8 @@ class RunningMoments:
         self.count = total
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "mean": self.mean.copy(), "squares": self.squares.copy()}
+        # arrays also where the arithmetic above has made numbers of them
+        return {"count": self.count, "mean": np.array(self.mean), "squares": np.array(self.squares)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`. ValueError where it is of another shape."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -45,3 +45,11 @@ def checked_scales(
                 f"{name}: {key!r} must be of a floating dtype to be scaled, got {targets[key].dtype}"
             )
     return {key: float(factor) for key, factor in (scales or {}).items()}
+
+
+def require_tensors(where: str, objects: Iterable[object]) -> None:
+    """TypeError for the first object that is no tensor: for the ways through torch, which would find that out
+    by an attribute that is missing, and maybe half-way."""
+    for each in objects:
+        if not isinstance(each, Tensor):
+            raise TypeError(f"{where} must be a torch.Tensor, got {type(each).__name__}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops._leaves import LeafKey, checked_scales, converted, leaf_at, leaf_path
+from hotloop.ops._leaves import LeafKey, checked_scales, converted, leaf_at, leaf_path, require_tensors
 from hotloop.ops._memory import empty_buffer
 
 
@@ -78,6 +78,9 @@ class GatherPlan:
         # A tensor subclass, which torch's dispatcher must see. Everything is read before anything is written.
         listed = isinstance(source, (list, tuple))
         leaves = list(source) if listed else [leaf_at(source, leaf_path(key)) for key in self.out]
+        require_tensors("GatherPlan.gather: each target", self.out.values())
+        require_tensors("GatherPlan.gather: each source", leaves)
+        require_tensors("GatherPlan.gather: indices", [indices])
         rows = [leaf.index_select(0, indices) for leaf in leaves]
         for (key, out), each in zip(self.out.items(), rows, strict=True):
             if each.shape != out.shape:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops._leaves import checked_scales, converted
+from hotloop.ops._leaves import checked_scales, converted, require_tensors
 
 
 class StagePlan:
@@ -79,6 +79,9 @@ class StagePlan:
 
     def _stage_by_torch(self, sources: Sequence[Tensor], ends: Sequence[Tensor]) -> None:
         """For tensor subclasses, which torch's dispatcher must see. Checks come before writes here too."""
+        require_tensors("StagePlan.stage: each target", self.targets.values())
+        require_tensors("StagePlan.stage: each source", sources)
+        require_tensors("StagePlan.stage: each of ends", ends)
         rows = []
         for (name, target), source in zip(self.targets.items(), sources, strict=True):
             offset = self.offsets.get(name)

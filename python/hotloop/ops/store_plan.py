@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops._leaves import LeafKey, leaf_at, leaf_path
+from hotloop.ops._leaves import LeafKey, leaf_at, leaf_path, require_tensors
 from hotloop.ops.last_actions import LastActions
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.store import store_
@@ -84,13 +85,14 @@ class StorePlan:
         listed = isinstance(source, (list, tuple))
         sources = list(source) if listed else [leaf_at(source, leaf_path(key)) for key in self.keys]
         buffers = [leaf_at(self.buffer, leaf_path(key)) for key in self.keys]
+        actions = None
+        if not listed and last_actions is not None:
+            with suppress(KeyError):
+                actions = leaf_at(source, leaf_path(self.actions))
+                require_tensors("StorePlan.store: actions", [actions])
         store_(buffers, sources, self.cursors.rows[start:stop], self.cursors.positions[start:stop])
         self.cursors.advance(start, stop)
-        if listed or last_actions is None:
-            return None
-        try:
-            actions = leaf_at(source, leaf_path(self.actions))
-        except KeyError:
+        if actions is None or last_actions is None:
             return None
         width = last_actions.buffer.shape[1]
         if actions.shape != (stop - start, width) and not (width == 1 and actions.shape == (stop - start,)):
