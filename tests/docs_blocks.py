@@ -1,7 +1,7 @@
 """Runs the Python blocks of a page one after the other in one process, as a reader would who types them in.
 
-What a block takes for granted, such as an environment that the reader has, is in a comment in front of it that the page
-does not show: `<!-- before:`, lines of Python, `-->`.
+What a block takes for granted, such as an environment that the reader has, is in a comment in front of it
+that the page does not show: `<!-- before:`, lines of Python, `-->`.
 
 usage: docs_blocks.py page.md
 """
