@@ -44,8 +44,7 @@ def missing_modules(blocks: list[Block]) -> list[str]:
 
 
 def missing_host(name: str) -> list[str]:
-    """The trainer that a page of integrations is about, where it is not installed here in a tested
-    version."""
+    """The trainer that a page of integrations is about, where no tested version of it is installed here."""
     if all(host.name != name for host in HOSTS) or find_host(name).module is None:
         return []
     host = find_host(name)
