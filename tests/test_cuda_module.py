@@ -16,6 +16,7 @@ import torch
 import hotloop
 from cuda_host_support import CUDA_SOURCES, host_module
 from hotloop import _core, ops
+from test_exchange_api import answers
 
 BUILT = importlib.util.find_spec("hotloop._cuda") is not None
 needs_module = pytest.mark.skipif(
@@ -86,6 +87,27 @@ def test_the_module_exports_its_entry_point_alone_and_links_no_cuda_library() ->
         ["readelf", "-d", _cuda.__file__], capture_output=True, text=True, check=True
     ).stdout
     assert not re.search(r"NEEDED.*(cuda|torch)", needed)
+
+
+# What a tensor on a CUDA device looks like to the native module, told by a table in place of torch's.
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU here would read the CPU's memory")
+
+
+@no_gpu
+@needs_module
+def test_a_tensor_on_a_cuda_device_goes_to_the_cuda_module() -> None:
+    (message,) = answers(changes=("raw.device = 2",))
+    assert re.match(r"RuntimeError: puff_advantage: the launch failed: .*(driver|device)", message)
+
+
+@no_gpu
+def test_a_tensor_on_a_cuda_device_is_refused_where_there_is_no_cuda_module() -> None:
+    without = "import sys\nsys.modules['hotloop._cuda'] = None"
+    (message,) = answers(without, ("raw.device = 2",))
+    assert message == (
+        "TypeError: puff_advantage: values must be a tensor on the CPU, got one on cpu"
+        " (this hotloop was built without CUDA; see hotloop doctor)"
+    )
 
 
 @needs_sources

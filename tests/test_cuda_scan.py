@@ -124,7 +124,7 @@ def test_exact_means_exact_for_every_shape() -> None:
 @every_op
 @pytest.mark.parametrize("path", EXACT)
 def test_exact_paths_give_the_bits_of_the_cpu(path: str, op: Op, device: Any) -> None:
-    for shape in EDGE_SHAPES[::2] + EDGE_SHAPES[1::4]:
+    for shape in EDGE_SHAPES[::2] + EDGE_SHAPES[1::4]:  # three quarters of them: there are three paths
         if path == "packed" and shape[1] > 32:
             continue
         for layout in ("contiguous", "transposed"):
