@@ -1,6 +1,7 @@
 """Builds the source distribution and from it the wheel, as a user's pip would, and uses the wheel elsewhere.
 
-1. The wheel is built from the source distribution with build isolation, where there is no torch.
+1. The wheel is built from the source distribution with build isolation, where there is no torch, without CUDA,
+   as it is released.
 2. Source distribution and wheel hold what `wheel_contents.py` says, and the native modules link neither
    torch nor CUDA.
 3. In a fresh environment outside the checkout it imports, `hotloop doctor` is content, and op tests pass.
@@ -12,6 +13,7 @@ usage: python tools/check_wheel.py
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -41,6 +43,7 @@ def build(work: Path) -> Path:
     run(sys.executable, "setup.py", "-q", "sdist", "--dist-dir", work / "sdist")
     (sdist,) = (work / "sdist").iterdir()
     check_sdist(sdist)
+    os.environ["HOTLOOP_CUDA"] = "0"
     start = time.perf_counter()
     pip("wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", work / "wheel", sdist)
     (wheel,) = (work / "wheel").glob("*.whl")
