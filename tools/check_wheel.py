@@ -1,7 +1,7 @@
 """Builds the source distribution and from it the wheel, as a user's pip would, and uses the wheel elsewhere.
 
-1. The wheel is built from the source distribution with build isolation, where there is no torch, without CUDA,
-   as it is released.
+1. The wheel is built from the source distribution with build isolation, where there is no torch, and without
+   CUDA, as it is released.
 2. Source distribution and wheel hold what `wheel_contents.py` says, and the native modules link neither
    torch nor CUDA.
 3. In a fresh environment outside the checkout it imports, `hotloop doctor` is content, and op tests pass.
