@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """What the native ops run on: an instruction set of the CPU, `cpu` for its best, or another device."""
     name: str = getattr(request, "param", "cpu")
+    before = _core.isa()
     if name in _core.isas_supported():
-        before = _core.isa()
         _core.set_isa(name)
+    with nullcontext() if name in ("cpu", *_core.isas_supported()) else on_backend(name):
         yield name
-        _core.set_isa(before)
-    elif name == "cpu":
-        yield name
-    else:
-        with on_backend(name):
-            yield name
+    _core.set_isa(before)  # which a test itself may have changed
 
 
 @pytest.fixture

@@ -17,20 +17,49 @@ from pathlib import Path
 import pybind11
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = ["-std=c++17", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-DHL_HAVE_X86_KERNELS", '-DHL_VERSION="tidy"']
+FLAGS = [
+    "-std=c++17",
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+    "-mbmi2",
+    "-DHL_HAVE_X86_KERNELS",
+    '-DHL_VERSION="tidy"',
+    '-DHL_CUDA_ARCHS="tidy"',
+]
+OF_CUDA = ("cuda_call.cpp", "cuda_module.cpp")  # they include CUDA's headers
 
 
 def sources() -> list[Path]:
     """What a compiler is given: sources that pybind_unit.cpp includes are read through it."""
     unit = ROOT / "csrc/bind/pybind_unit.cpp"
     parts = set(re.findall(r'^#include "(\w+\.cpp)"$', unit.read_text(), re.MULTILINE))
-    return [path for path in sorted((ROOT / "csrc").glob("*/*.cpp")) if path.name not in parts]
+    found = [path for path in sorted((ROOT / "csrc").glob("*/*.cpp")) if path.name not in parts]
+    if cuda_include() is None:
+        unread = [path for path in found if path.name in OF_CUDA]
+        print(f"tidy: no nvcc, so nothing is said of {', '.join(path.name for path in unread)}")
+        return [path for path in found if path not in unread]
+    return found
+
+
+def cuda_include() -> Path | None:
+    """Where CUDA's headers are; None where there are none."""
+    nvcc = shutil.which("nvcc")
+    homes = [Path(nvcc).resolve().parents[1]] if nvcc else []
+    for home in [*homes, Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))]:
+        for header in (
+            sorted(home.glob("**/include/cuda_runtime_api.h")) if home != Path("/usr/local") else []
+        ):
+            return header.parent
+    return None
 
 
 def complaints(path: Path) -> str:
     """What clang-tidy says of one file; empty where it is content."""
     tidy = Path(sys.executable).with_name("clang-tidy")
-    includes = [f"-isystem{folder}" for folder in (pybind11.get_include(), sysconfig.get_path("include"))]
+    cuda = cuda_include()
+    folders = (pybind11.get_include(), sysconfig.get_path("include"), *([] if cuda is None else [cuda]))
+    includes = [f"-isystem{folder}" for folder in folders]
     done = subprocess.run(
         [tidy if tidy.exists() else "clang-tidy", "--quiet", path, "--", *FLAGS, *includes],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -144,7 +144,8 @@ PyMODINIT_FUNC PyInit__cuda() {
     return module;
   } catch (const hotloop::Error& error) {
     PyErr_SetString(PyExc_ImportError, error.what());
-  } catch (const hotloop::PythonErrorSet&) {}
+  } catch (const hotloop::PythonErrorSet&) {  // NOLINT(bugprone-empty-catch): the error is set
+  }
   Py_DECREF(module);
   return nullptr;
 }
