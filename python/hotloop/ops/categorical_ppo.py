@@ -47,6 +47,10 @@ class CategoricalPPO:
         self._grad_log_prob, self.grad_values, self._grad_entropy = self._gradients.view(3, count).unbind()
         self._inputs: tuple[Tensor, Tensor] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies have memory of their own; pickled tensors would no longer be views of each other.
+        return type(self), (*self.layout, self._nvec)
+
     def evaluate(self, logits: Tensor, actions: Tensor) -> None:
         """Log probabilities and entropies of integer `actions` `[B, T]` or `[B, T, k]`.
 
