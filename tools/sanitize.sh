@@ -23,4 +23,4 @@ for source in csrc/*/*.cpp; do
   if [ -f "$test" ] && [[ " ${tests[*]} " != *" $test "* ]]; then tests+=("$test"); fi
 done
 # a finding aborts the process: only with the file descriptors left alone does its report reach the terminal
-"$python" -u -m pytest -q --capture=sys -p no:cacheprovider "${tests[@]}" "$@"
+"$python" -u -m pytest -q -n 2 --dist worksteal --capture=sys -p no:cacheprovider "${tests[@]}" "$@"
