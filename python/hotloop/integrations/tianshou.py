@@ -27,7 +27,7 @@ from hotloop.integrations.verify import Verifier
 
 __all__ = ["install", "uninstall"]
 
-MIN_STEPS = 1 << 16  # below, numba's loop was as fast or faster
+MIN_STEPS = 1 << 18  # below, numba's loop was as fast, and between passes of a network faster
 MIN_ROWS = 8  # as many run side by side at least
 
 _POOL = ArrayPool()
