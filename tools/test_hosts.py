@@ -26,15 +26,11 @@ def main(arguments: list[str]) -> int:
         if (ROOT / page).exists():  # what it shows runs too
             tests.append(f"tests/test_docs_blocks.py::test_python_blocks_run[{page}]")
         command = [str(make(host)), "-m", "pytest", "-q", *tests, *rest]
-        if subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "HOTLOOP_HOST": host}, check=False
-        ).returncode:
+        env = {**os.environ, "HOTLOOP_HOST": host}
+        if subprocess.run(command, cwd=ROOT, env=env, check=False).returncode:
             failed.append(host)
-    print(
-        f"\n{len(chosen) - len(failed)} of {len(chosen)} hosts passed"
-        + ", failed: " * bool(failed)
-        + ", ".join(failed)
-    )
+    told = f", failed: {', '.join(failed)}" if failed else ""
+    print(f"\n{len(chosen) - len(failed)} of {len(chosen)} hosts passed{told}")
     return int(bool(failed))
 
 

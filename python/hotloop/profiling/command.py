@@ -30,8 +30,6 @@ def main(argv: Sequence[str]) -> int:
         with profile(environments=environments, trace=options.trace, nvtx=options.nvtx) as taken:
             try:
                 code = run(command)
-            except CommandError:
-                raise
             except KeyboardInterrupt:
                 code = 130
     except (CommandError, ValueError) as error:
