@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.context import SamplingConfig
+from hotloop.devices import exact_device, runs_ops
 from hotloop.experience_rows import RowBook, check_sizes
 from hotloop.experience_sampling import MinibatchSampler, SampledRows
 from hotloop.experience_stats import buffer_stats
@@ -92,7 +93,7 @@ class Experience:
         self.accumulate_minibatches = max(1, minibatch_size // max_minibatch_size)
         self.minibatch_segments = self.minibatch_size // bptt_horizon
         self.num_minibatches = self.segments // self.minibatch_segments
-        self.device = torch.device(device)
+        self.device = exact_device(device)
         self.sampling_config: Any = sampling_config
         self.seed = seed
         self.write_back = write_back
@@ -450,7 +451,7 @@ class Experience:
             sources.append(source.detach())
         if not targets:
             return
-        if self.device.type == "cpu":
+        if runs_ops(self.device):
             ops.scatter_(targets, indices, sources)
         else:
             for target, source in zip(targets, sources, strict=True):

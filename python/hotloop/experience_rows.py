@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import in_host_memory
 
 
 def slice_bounds(env_id: object, total_agents: int, where: str) -> tuple[int, int]:
@@ -87,9 +88,9 @@ class RowBook:
         self.segments = segments
         self.horizon = horizon
         self.cursors = ops.RowCursors(total_agents, segments, horizon)
-        self._mirrored = device.type != "cpu"
-        self.rows: Tensor = self.cursors.rows.to(device)
-        self.positions: Tensor = self.cursors.positions.to(device)
+        self._mirrored = not in_host_memory(device)
+        self.rows: Tensor = self.cursors.rows.to(device, copy=self._mirrored)
+        self.positions: Tensor = self.cursors.positions.to(device, copy=self._mirrored)
         self.stored_steps = 0
         self.skipped_steps = 0
         self._needed = segments  # rows to finish, those that are written twice counted twice
@@ -104,7 +105,7 @@ class RowBook:
         """Agent i to row i, column 0."""
         self.cursors.reset()
         if self._mirrored:
-            self.rows.copy_(self.cursors.rows)
+            torch.arange(self.total_agents, out=self.rows)
             self.positions.zero_()
         self.stored_steps = self.skipped_steps = 0
         self._needed = self.segments
@@ -174,7 +175,12 @@ class RowBook:
         if self._mirrored:
             views = self.views(start, stop)
             if finishes:
-                views.rows.copy_(self.cursors.rows[start:stop])
+                # The cursors hand out rows in order, so the device can count them itself: nothing is sent.
+                count = stop - start
+                first = (self.cursors.free_idx - count) % self.segments
+                torch.arange(first, first + count, out=views.rows)
+                if first + count > self.segments:
+                    views.rows.remainder_(self.segments)
                 views.positions.zero_()
             else:
                 views.positions.add_(1)

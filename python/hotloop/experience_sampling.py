@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import is_not
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import in_host_memory, runs_ops
 from hotloop.entries import flat_tensordict, plain_entries
 from hotloop.experience_strata import Strata, rank_seed
 from hotloop.ops._memory import empty_buffer
@@ -43,9 +44,14 @@ class MinibatchSampler:
         self._batch_size = torch.Size((experience.minibatch_segments, experience.bptt_horizon))
         self._sequential_idx_cache: dict[int, Tensor] = {}
         self._ones = torch.ones(self._batch_size, dtype=torch.float32, device=experience.device)
-        self._segments = SegmentSampler(experience.segments, experience.minibatch_segments)
+        self._native = runs_ops(experience.device)
+        self._in_host_memory = in_host_memory(experience.device)
+        self._segments = SegmentSampler(
+            experience.segments,
+            experience.minibatch_segments,
+            device=experience.device if self._native else "cpu",
+        )
         self._stratified: Strata | None = None
-        self._native = experience.device.type == "cpu"
         # Memory for reused minibatches, and the plan that fills it.
         self._memory: dict[Key, Tensor] = {}
         self._plan: ops.GatherPlan | None = None
@@ -154,7 +160,7 @@ class MinibatchSampler:
         """Copies of rows; into memory kept for the purpose when `reuse`."""
         if not reuse:
             if self._native:
-                return dict(zip(leaves, ops.gather(list(leaves.values()), indices), strict=True))
+                return dict(zip(leaves, ops.gather(_detached(leaves.values()), indices), strict=True))
             return {key: leaf.index_select(0, indices) for key, leaf in leaves.items()}
         if not self._native:
             return {
@@ -162,6 +168,9 @@ class MinibatchSampler:
                 for key, leaf in leaves.items()
             }
         sources = list(leaves.values())
+        if not self._in_host_memory:
+            kept = [self._kept(key, leaf) for key, leaf in leaves.items()]
+            return dict(zip(leaves, ops.gather(_detached(sources), indices, out=kept), strict=True))
         known = self._planned
         if len(known) != len(sources) or any(map(is_not, known, sources)):
             out = {key: self._kept(key, leaf) for key, leaf in leaves.items()}
@@ -223,3 +232,7 @@ class MinibatchSampler:
 
     def _assemble(self, leaves: dict[Key, Tensor]) -> TensorDict:
         return flat_tensordict(leaves, self._batch_size, self._experience.device)
+
+
+def _detached(leaves: Iterable[Tensor]) -> list[Tensor]:
+    return [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]

@@ -10,6 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import in_host_memory, runs_ops
 from hotloop.experience_rows import RowBook
 from hotloop.spec import Key, key_name
 
@@ -28,15 +29,18 @@ class Remembered(NamedTuple):
 class StepStore:
     """Writes the entries `keys` of a step into the buffer and advances the cursors.
 
-    A buffer in host memory is written by one native call (`hotloop.ops.StorePlan`), on other devices torch
-    does it. Leaves are looked up at every call, so an entry that a loss has replaced is written where it is.
+    A buffer in host memory is written by one native call (`hotloop.ops.StorePlan`), one on a CUDA device by
+    one kernel (`hotloop.ops.store_`), on other devices torch does it. Leaves are looked up at every call, so
+    an entry that a loss has replaced is written where it is.
     """
 
     def __init__(self, buffer: TensorDict, keys: list[Key], book: RowBook, device: torch.device) -> None:
         self.keys = keys
         self._buffer = buffer
         self._book = book
-        self._plan = ops.StorePlan(buffer, keys, book.cursors) if device.type == "cpu" else None
+        self._plan = ops.StorePlan(buffer, keys, book.cursors) if in_host_memory(device) else None
+        self._device = device
+        self._by_op = runs_ops(device)
 
     def write(
         self, step: StepData, start: int, stop: int, column: int, last_actions: ops.LastActions | None
@@ -46,6 +50,8 @@ class StepStore:
         Raises as `Experience.store` does, before anything is written.
         """
         if self._plan is None:
+            if self._by_op:
+                return self._write_by_op(step, start, stop, last_actions)
             self._write_by_torch(step, start, stop, column)
             return None
         try:
@@ -56,6 +62,25 @@ class StepStore:
         if actions is None or actions.is_inference():  # inference tensors do not count their changes
             return None
         return Remembered(actions, actions._version, start, stop)
+
+    def _write_by_op(
+        self, step: StepData, start: int, stop: int, last_actions: ops.LastActions | None
+    ) -> Remembered | None:
+        sources = [
+            source.detach().to(device=self._device, non_blocking=True)
+            for source in self._sources(step, stop - start)
+        ]
+        views = self._book.views(start, stop)
+        ops.store_([self._buffer[key] for key in self.keys], sources, views.rows, views.positions)
+        self._book.cursors.advance(start, stop)
+        actions = step["actions"] if "actions" in step.keys() else None  # noqa: SIM118 (of a TensorDict)
+        if last_actions is None or not isinstance(actions, Tensor):
+            return None
+        shapes = [(stop - start, width := last_actions.buffer.shape[1]), *([(stop - start,)] * (width == 1))]
+        if actions.shape not in shapes:
+            return None
+        last_actions.write_(actions.detach(), start, stop)
+        return None if actions.is_inference() else Remembered(actions, actions._version, start, stop)
 
     def _write_by_torch(self, step: StepData, start: int, stop: int, column: int) -> None:
         sources = self._sources(step, stop - start)

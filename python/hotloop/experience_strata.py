@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hotloop.devices import moved
+
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: multiples of it are spread evenly
 _BITS = (1 << 64) - 1
 
@@ -72,6 +74,6 @@ class Strata:
             race = torch.rand(self._blocks, self._depth, dtype=torch.float64, generator=generator)
             order = race[self._numbers].argsort(dim=1, stable=True)
             first = torch.arange(len(order)).unsqueeze(1) * self._depth
-            self._rows = (first + order).T.contiguous().to(self._device)
+            self._rows = moved((first + order).T.contiguous(), self._device)
             self._key = seed, epoch
         return self._rows[minibatch % self._depth].clone()

@@ -14,11 +14,13 @@ from tensordict import NonTensorData, TensorDictBase
 from torch import Tensor
 
 from hotloop.context import ComponentContext
+from hotloop.devices import exact_device, in_host_memory
 from hotloop.entries import set_entries
 from hotloop.experience import Experience
 from hotloop.gradients import GradientAverage
 from hotloop.loop_accumulation import Drawn, Group, normalizes_advantages, survey
 from hotloop.loop_boundary import BoundaryMode, RowBoundary
+from hotloop.loop_device import TrainingOnDevice
 from hotloop.loop_direct import DirectActing
 from hotloop.loop_lane import RolloutLane
 from hotloop.loop_nonfinite import NonFiniteGuard
@@ -45,6 +47,7 @@ from hotloop.loop_training import (
     policy_gradient_advantages,
     rank_weight,
     sampling_arguments,
+    shared_of_phase,
     sum_losses,
     uses_delta_lambda,
     wants_ratio,
@@ -110,6 +113,12 @@ class CoreTrainingLoop:
     on_nan
         A NaN or an infinity: ``"raise"`` a `hotloop.NonFiniteError` that says where it came from, ``"skip"``
         the minibatch, ``"ignore"``. None: ``context.config.on_nan``, or raise. See `hotloop.loop_nonfinite`.
+    sync_audit
+        On CUDA: raise `hotloop.loop_audit.HostSyncError` where anything in a training phase waits for the
+        device.
+    capture_optimizer_step
+        On CUDA: clip and step by a CUDA graph. For optimizers made with ``capturable=True``; see
+        `hotloop.loop_captured_step`.
 
     Attributes: the constructor's, `accumulate_minibatches`, `policy_spec`, `last_action` (``[A, k]``, live).
     """
@@ -132,6 +141,8 @@ class CoreTrainingLoop:
         burn_in: int = 0,
         recurrent_check: RecurrentCheck = "first",
         on_nan: OnNan | None = None,
+        sync_audit: bool = False,
+        capture_optimizer_step: bool = False,
     ) -> None:
         check_choice("sampling", sampling, ("loop", "losses"))
         check_choice("accumulation", accumulation, ("mean", "sum"))
@@ -140,7 +151,7 @@ class CoreTrainingLoop:
         self.experience = experience
         self.losses = losses
         self.optimizer = optimizer
-        self.device = torch.device(device)
+        self.device = exact_device(device)
         self.context = context
         self.sampling = sampling
         self.accumulation = accumulation
@@ -148,21 +159,13 @@ class CoreTrainingLoop:
         self.accumulate_minibatches = experience.accumulate_minibatches
         self.policy_spec = policy.get_agent_experience_spec()
         self._policy_keys = [key for key, _ in spec_leaves(normalize_spec(self.policy_spec))]
+        legacy = truncation == "legacy"  # the reference knows no invalid steps either
         self._steps = StepBuilder(
-            experience,
-            self.policy_spec,
-            reset_last_actions=reset_last_actions,
-            # The reference knows no invalid steps either.
-            all_valid=truncation == "legacy",
+            experience, self.policy_spec, reset_last_actions=reset_last_actions, all_valid=legacy
         )
         self._truncation = TruncationValues(experience, policy, self._steps, truncation)
         self._boundary = RowBoundary(
-            experience,
-            policy,
-            self._steps,
-            self._truncation,
-            boundary,
-            loop_samples=sampling == "loop",
+            experience, policy, self._steps, self._truncation, boundary, loop_samples=sampling == "loop"
         )
         self._states = policy_states(policy, experience, burn_in=burn_in, sampling=sampling)
         self._recurrent_check = RecurrentSelfCheck(recurrent_check, self._states)
@@ -178,6 +181,8 @@ class CoreTrainingLoop:
         self._gradients = GradientAverage(policy)
         self._draw_memory: dict[tuple[int, int], DrawMemory] = {}
         self._lane = TrainingLane(experience)
+        parts = (optimizer, losses, self._guard, self._recurrent_check)
+        self._on_device = TrainingOnDevice(self.device, *parts, sync_audit, capture_optimizer_step)
 
     @property
     def last_action(self) -> Tensor:
@@ -243,7 +248,8 @@ class CoreTrainingLoop:
 
         stopwatch = context.stopwatch
         direct = DirectActing.of(self.policy, experience, self.losses, steps, context)
-        lane = RolloutLane.of(direct, self.policy, experience, steps, self._truncation, context, draws)
+        plain = direct if in_host_memory(experience.device) else None
+        lane = RolloutLane.of(plain, self.policy, experience, steps, self._truncation, context, draws)
         tally, idle_steps = RolloutTally(), 0
         window: slice | None = None
         while not experience.ready_for_training:
@@ -309,19 +315,11 @@ class CoreTrainingLoop:
         for an unfinished step, and the pass under way is the last (and counts). Raises NonFiniteError.
         """
         losses = list(self.losses.values())
-        shared: TensorDictBase | None = None
-        if self.sampling == "losses":
-            if context.training_env_id is None:
-                raise ValueError(
-                    "CoreTrainingLoop.training_phase: context.training_env_id must be a slice, got None: "
-                    "call rollout_phase first"
-                )
-            shared = self.experience.give_me_empty_md_td()
-            for name in self.losses:
-                shared[name] = self.experience.give_me_empty_md_td()
+        shared = shared_of_phase(self.experience, self.losses, context) if self.sampling == "losses" else None
         self.experience.rank, self.experience.world_size = ranks.rank_and_size()
         self.experience.reset_importance_sampling_ratios()
         self._guard.begin_phase(context)
+        self._on_device.begin_phase()
         for loss in losses:
             loss.zero_loss_tracker()
         with context.stopwatch("_train.forward"):
@@ -329,15 +327,15 @@ class CoreTrainingLoop:
 
         epochs_trained = 0
         stop = False
-        while epochs_trained < update_epochs and not stop:
-            if hasattr(context.state, "update_epoch"):
-                context.state.update_epoch = epochs_trained
-            stop = self._update_epoch(context, shared, max_grad_norm)
-            epochs_trained += 1
-            self._update_epochs += 1
-
-        for loss in losses:
-            loss.on_train_phase_end(context)
+        with self._on_device.audited(context):
+            while epochs_trained < update_epochs and not stop:
+                if hasattr(context.state, "update_epoch"):
+                    context.state.update_epoch = epochs_trained
+                stop = self._update_epoch(context, shared, max_grad_norm)
+                epochs_trained += 1
+                self._update_epochs += 1
+            for loss in losses:
+                loss.on_train_phase_end(context)
         stats = {name: value for loss in losses for name, value in loss.stats().items()}
         return self._guard.checked(stats), epochs_trained
 
@@ -355,8 +353,8 @@ class CoreTrainingLoop:
                 after = self._boundary.after(config, bootstraps)
                 advantages = self._arrivals.compute(self.experience.buffer, config, bootstraps, after)
             self.experience.buffer["advantages_full"] = advantages
-        lane = group == 1 and self._states is None and not self._guard.may_undo
-        lane = lane and self._lane.opens(self.policy, self.losses, context)
+        lane = group == 1 and self._states is None and in_host_memory(self.experience.device)
+        lane = lane and not self._guard.may_undo and self._lane.opens(self.policy, self.losses, context)
         for mb_idx in range(count):
             members = range(mb_idx // group * group, min(count, (mb_idx // group + 1) * group))
             if mb_idx % group == 0:
@@ -385,8 +383,7 @@ class CoreTrainingLoop:
                 with stopwatch("_train.optimizer"):
                     self._gradients()
                     limit = max_grad_norm_of(self.losses, max_grad_norm)
-                    if self._guard.clip(parameters, limit):
-                        optimizer.step()
+                    self._on_device.step(parameters, limit)
             for loss in self.losses.values():
                 loss.on_mb_end(context, mb_idx)
         return False
@@ -452,9 +449,9 @@ class CoreTrainingLoop:
     def _pg_advantages(
         self, shared: TensorDictBase, columns: Any, context: ComponentContext, after: AfterRows | None
     ) -> Tensor:
-        config, critic = context.config.advantage, uses_delta_lambda(self.losses, context)
+        critic, memory = uses_delta_lambda(self.losses, context), self._memory
         return policy_gradient_advantages(
-            shared, columns, config, self._memory, delta_lambda=critic, after=after
+            shared, columns, context.config.advantage, memory, delta_lambda=critic, after=after
         )
 
     def _survey(
@@ -465,11 +462,9 @@ class CoreTrainingLoop:
             return None
 
         def advantages_of(drawn: Drawn) -> Tensor:
-            shared, columns, recurrent = drawn
-            shared["policy_td"] = forward_policy_for_training(
-                self.policy, shared["sampled_mb"], self._policy_keys, recurrent
-            )
-            return self._pg_advantages(shared, columns, context, after)
+            inputs = (drawn.shared["sampled_mb"], self._policy_keys, drawn.recurrent)
+            drawn.shared["policy_td"] = forward_policy_for_training(self.policy, *inputs)
+            return self._pg_advantages(drawn.shared, drawn.columns, context, after)
 
         with context.stopwatch("_train.survey"):
             drawn = (self._draw(advantages, context, mb_idx) for mb_idx in members)

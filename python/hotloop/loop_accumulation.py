@@ -61,7 +61,8 @@ def survey(parts: Iterable[Drawn], advantages_of: Callable[[Drawn], Tensor] | No
     for drawn in parts:
         valid = drawn.shared["sampled_mb"].get("valid", None)
         valid = None if valid is None else valid.bool()
-        entries = torch.tensor(float(drawn.shared["indices"].numel()), dtype=torch.float64)
+        indices = drawn.shared["indices"]
+        entries = torch.full((), float(indices.numel()), dtype=torch.float64, device=indices.device)
         counts.append(entries if valid is None else valid.sum(dtype=torch.float64))
         if advantages_of is not None:
             with torch.no_grad():

@@ -1,9 +1,9 @@
 """A rollout step of the ordinary case without a TensorDict: environment, network, draw, store.
 
-Where a feed-forward `ActorCriticPolicy` acts for `PPOCritic` (or `PPOLoss`) in host memory, nobody looks at a
+Where a feed-forward `ActorCriticPolicy` acts for `PPOCritic` (or `PPOLoss`), nobody looks at a
 step's TensorDict: the entries that the buffer wants are the environment's own tensors, the policy's outputs
-and constants, and one native call converts and stores them. `DirectActing.of` says whether that is the case;
-what it stores is to the last bit what the TensorDict's way stores.
+and constants, and one native call (on a CUDA device one kernel) converts and stores them. `DirectActing.of`
+says whether that is the case; what it stores is to the last bit what the TensorDict's way stores.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hotloop.devices import runs_ops
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, StepBuilder
 from hotloop.losses import Loss, PPOCritic, PPOLoss
@@ -61,7 +62,7 @@ class DirectActing:
             and type(policy).forward is ActorCriticPolicy.forward
             and "forward" not in vars(policy)
             and type(experience) is Experience
-            and experience.device.type == "cpu"
+            and runs_ops(experience.device)
             and loss.policy is policy
             and loss.replay is experience
             and not vars(loss).keys() & {"rollout", "run_rollout"}
@@ -75,7 +76,7 @@ class DirectActing:
 
     def accepts(self, step: EnvStep) -> bool:
         """Whether this step's tensors are where they can be read."""
-        return step.observations.is_cpu and step.teacher_actions is None
+        return step.observations.device == self._experience.device and step.teacher_actions is None
 
     def act(self, step: EnvStep, context: ComponentContext) -> Tensor:
         """Run the policy, store the step, and return the actions `[n]` or `[n, k]`."""

@@ -22,9 +22,12 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import device_calls, in_host_memory
 from hotloop.entries import flat_tensordict
 from hotloop.experience import Experience
+from hotloop.loop_captured_step import clear_in_place
 from hotloop.loop_training import AfterRows, check_choice, clear_gradients
+from hotloop.loop_transfer import ActionDownload
 from hotloop.losses.statistics import StatisticTracker
 from hotloop.nonfinite import (
     NonFinite,
@@ -75,7 +78,10 @@ class NonFiniteGuard:
         self._context: ComponentContext | None = None
         self._norm = torch.zeros((), device=experience.device)
         self._norms = torch.zeros((), device=experience.device)  # their sum, where they are not on the host
-        self._on_host = experience.device.type == "cpu"
+        self._on_host = in_host_memory(experience.device)
+        calls = device_calls(experience.device)
+        self._download = None if calls is None else ActionDownload(experience.device, calls)
+        self.keeps_gradients = False  # a recorded step reads them where they are
         self._seen: list[_Seen] = []
         self._after: AfterRows | None = None
         self._marks: list[tuple[StatisticTracker, Any]] = []
@@ -95,7 +101,10 @@ class NonFiniteGuard:
         ``"raise"``: NonFiniteError with the entry that they came from. ``"skip"``: zeros in their place, once
         it has refused them.
         """
-        numbers = (actions if actions.is_cpu else actions.cpu()).numpy()
+        if self._download is not None:
+            numbers = self._download(actions)
+        else:
+            numbers = (actions if actions.is_cpu else actions.cpu()).numpy()
         try:
             env.send_actions(numbers)
         except ValueError as error:
@@ -127,8 +136,8 @@ class NonFiniteGuard:
 
     def begin_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Before the minibatches of one optimizer step: clear the gradients."""
-        clear_gradients(optimizer)
-        self._forget()
+        (clear_in_place if self.keeps_gradients else clear_gradients)(optimizer)
+        self.end_step()
         if self._mode == "skip":
             trackers = (getattr(loss, "loss_tracker", None) for loss in self._losses.values())
             self._marks = [(each, each.mark()) for each in trackers if isinstance(each, StatisticTracker)]
@@ -164,7 +173,7 @@ class NonFiniteGuard:
                 finite = False
         if not finite:
             self._found()
-        self._forget()
+        self.end_step()
         return finite
 
     def checked(self, stats: dict[str, float]) -> dict[str, float]:
@@ -173,7 +182,7 @@ class NonFiniteGuard:
         Statistics that are not finite tell of what no gradient has: rows that no law of sampling draws, for
         their priority is not finite, or losses without one.
         """
-        self._forget()
+        self.end_step()
         if self._mode == "skip":
             stats["skipped_minibatches"] = float(self.skipped)
         if self._mode != "raise":
@@ -315,7 +324,8 @@ class NonFiniteGuard:
         configured: str = getattr(context.config, "on_nan", "raise")
         self._mode = self._given or configured
 
-    def _forget(self) -> None:
+    def end_step(self) -> None:
+        """The minibatches of a step are done with."""
         self._seen.clear()  # a graph hangs on them
         self._after = None
 

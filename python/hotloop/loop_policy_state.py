@@ -25,6 +25,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import in_host_memory, runs_ops
 from hotloop.entries import flat_tensordict, set_entries
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, Window
@@ -132,7 +133,7 @@ class PolicyStates:
         target |= step.truncations.to(self._device, non_blocking=True) != 0
 
     def _reset(self, views: _Views) -> None:
-        if self._device.type != "cpu":  # looking for them would wait for the device
+        if not in_host_memory(self._device):  # looking for them would wait for the device
             for key, leaf in views.states.items():
                 mask = views.resets.reshape(-1, *[1] * (leaf.dim() - 1))
                 torch.where(mask, self._initial[key], leaf, out=leaf)
@@ -144,7 +145,7 @@ class PolicyStates:
             leaf.index_copy_(0, agents, self._initial[key].expand(len(agents), *leaf.shape[1:]))
 
     def _start_segments(self, views: _Views, window: Window) -> None:
-        if self._device.type == "cpu":
+        if runs_ops(self._device):
             ops.scatter_(list(self._segments.values()), window.row_id, list(views.states.values()))
             return
         for key, leaf in self._segments.items():
@@ -205,9 +206,11 @@ class PolicyStates:
                 key: empty_buffer((count, *shape), dtype, self._device)
                 for key, (shape, dtype) in spec.items()
             }
-            self._gather = ops.GatherPlan(out) if self._device.type == "cpu" else None
+            self._gather = ops.GatherPlan(out) if in_host_memory(self._device) else None
         if self._gather is not None:
             self._gather.gather(list(self._segments.values()), rows)
+        elif runs_ops(self._device):
+            ops.gather(list(self._segments.values()), rows, out=list(out.values()))
         else:
             for key, leaf in self._segments.items():
                 torch.index_select(leaf, 0, rows, out=out[key])

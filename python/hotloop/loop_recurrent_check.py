@@ -37,6 +37,11 @@ class RecurrentSelfCheck:
         self._states = states
         self._pending = states is not None and mode != "off"
 
+    @property
+    def always(self) -> bool:
+        """Whether every phase begins with a comparison, which reads the device."""
+        return self._states is not None and self._mode == "always"
+
     @torch.no_grad()
     def __call__(self, policy: Policy, experience: Experience, keys: Sequence[Key]) -> None:
         """Before the first update of a training phase. RuntimeError where the two differ by more than

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.context import ComponentContext
+from hotloop.devices import device_calls, in_host_memory
 from hotloop.entries import flat_tensordict, replace_entries
 from hotloop.experience import Experience
 from hotloop.experience_rows import slice_bounds
 from hotloop.loop_stage import Column, Stage
+from hotloop.loop_transfer import StepUpload
 from hotloop.spec import Key, normalize_spec, spec_leaves
 
 _WHERE = "CoreTrainingLoop.rollout_phase"
@@ -90,8 +92,15 @@ class Window(NamedTuple):
     zero: Tensor  # float32 [n]
 
 
+class Flags(NamedTuple):
+    """As the environment gave them: in host memory they can be looked at without waiting for a device."""
+
+    terminals: Tensor
+    truncations: Tensor
+
+
 class EnvStep(NamedTuple):
-    """What the environment returned, with the slice looked up."""
+    """What the environment returned, with the slice looked up, on a CUDA device if the buffer is there."""
 
     observations: Tensor
     rewards: Tensor
@@ -102,6 +111,7 @@ class EnvStep(NamedTuple):
     window: Window
     mask: Tensor | None
     num_steps: int
+    flags: Flags
 
 
 class _Slot(NamedTuple):
@@ -135,7 +145,9 @@ class StepBuilder:
             if (key if isinstance(key, str) else key[0]) not in _PROVIDED
         ]
         self._slots: dict[tuple[int, int, bool], _Slot] = {}
-        self._in_host_memory = self.device.type == "cpu"
+        self._in_host_memory = in_host_memory(self.device)
+        calls = device_calls(self.device)
+        self._upload = None if calls is None else StepUpload(self.device, calls)
         stored = experience.buffer.get("actions", None)
         self._layout_known = stored is not None
         width, dtype = (1, torch.int32) if stored is None else _stored_layout(stored)
@@ -196,6 +208,12 @@ class StepBuilder:
                     f"{_WHERE}: {name} must have {window.agents} rows for the agents {env_slice}, got "
                     f"{list(given.shape)}"
                 )
+        flags = Flags(terminals, truncations)
+        if self._upload is not None:
+            given = (observations, rewards, terminals, truncations, teacher, mask)
+            observations, rewards, terminals, truncations, teacher, mask = self._upload(
+                (window.start, window.stop), given
+            )
         return EnvStep(
             observations,
             rewards,
@@ -206,6 +224,7 @@ class StepBuilder:
             window,
             mask,
             int(num_steps),
+            flags,
         )
 
     def window(self, env_slice: Any) -> Window:

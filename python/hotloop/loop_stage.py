@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import in_host_memory
 from hotloop.spec import Key, key_name
 
 
@@ -36,7 +37,7 @@ class Stage:
         self._device = device
         self.entries: dict[Key, Tensor] | None = None  # the tensors that every call overwrites
         self._plan: ops.StagePlan | None = None
-        if device.type == "cpu":
+        if in_host_memory(device):
             with torch.inference_mode(False):  # they outlive whatever mode this call is made in
                 self.entries = {
                     column.key: torch.zeros((stop - start, *column.shape), dtype=column.dtype)

@@ -11,6 +11,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import runs_ops
 from hotloop.entries import flat_tensordict, unflattened
 from hotloop.losses import formulas, ranks
 from hotloop.losses.base import valid_mask
@@ -30,7 +31,7 @@ class AfterRows(NamedTuple):
 
     def rows(self, indices: Tensor) -> AfterRows:
         """That of the rows `indices`."""
-        if indices.device.type == "cpu":
+        if runs_ops(indices.device):
             return AfterRows(*ops.gather(self, indices))
         return AfterRows(*(column.index_select(0, indices) for column in self))
 
@@ -207,8 +208,9 @@ def forward_policy_for_training(
 def _sizes(rows: int, horizon: int, device: torch.device | None) -> tuple[Tensor, Tensor]:
     """T and B, for every entry of a flat minibatch; they cannot be written to."""
     with torch.inference_mode(False):
-        sizes = torch.tensor([horizon, rows], device=device)
-        return sizes[0].expand(rows * horizon), sizes[1].expand(rows * horizon)
+        # Filled by the device: a tensor of a list would be copied to it, and waited for.
+        bptt, batch = (torch.full((), size, dtype=torch.int64, device=device) for size in (horizon, rows))
+        return bptt.expand(rows * horizon), batch.expand(rows * horizon)
 
 
 def importance_ratio(minibatch: TensorDictBase, policy_td: TensorDictBase) -> Tensor | None:
@@ -300,6 +302,20 @@ def max_grad_norm_of(losses: Mapping[str, Any], default: float) -> float:
     return default
 
 
+def shared_of_phase(experience: Any, losses: Mapping[str, Any], context: ComponentContext) -> TensorDictBase:
+    """The TensorDict `[B, T]` that lives through a whole phase where losses sample for themselves, with an
+    empty one for each of them. ValueError before the first rollout."""
+    if context.training_env_id is None:
+        raise ValueError(
+            "CoreTrainingLoop.training_phase: context.training_env_id must be a slice, got None: "
+            "call rollout_phase first"
+        )
+    shared: TensorDictBase = experience.give_me_empty_md_td()
+    for name in losses:
+        shared[name] = experience.give_me_empty_md_td()
+    return shared
+
+
 def sampling_arguments(
     experience: Any,
     context: ComponentContext,
@@ -381,7 +397,7 @@ def _importance(shared: TensorDictBase, values: Tensor, memory: dict[str, Tensor
     new = new.detach()
     if new.shape != old.shape:
         new = new.reshape(old.shape)
-    if new.is_cpu and new.dtype in (torch.float32, torch.float64):
+    if runs_ops(new.device) and new.dtype in (torch.float32, torch.float64):
         out = kept(memory, "importance", old.shape, new.dtype, new.device)
         return ops.importance_ratio(new, old, valid, 0.0, out=out)
     ratio = formulas.importance_ratio(new, old)

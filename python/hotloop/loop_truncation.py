@@ -89,7 +89,8 @@ class TruncationValues:
         if not self.looks_at_flags:
             return False
         # Looking at flags on a device would wait for it; NumPy looks faster at a few.
-        return not step.truncations.is_cpu or bool(step.truncations.numpy().any())
+        flags = step.flags.truncations
+        return not flags.is_cpu or bool(flags.numpy().any())
 
     @property
     def looks_at_flags(self) -> bool:
@@ -105,7 +106,7 @@ class TruncationValues:
         """Before the policy acts: put the values of final observations into ``td["truncation_values"]``."""
         if not self.asks_for_values(step):
             return
-        on_device = step.truncations.is_cuda
+        on_device = step.flags.truncations.is_cuda
         finals = env.final_observations()
         if finals is None and on_device:
             return
@@ -124,7 +125,7 @@ class TruncationValues:
                 f"{_WHERE}: final_observations() must be of the agents {window.window}, got "
                 f"{(local + window.start).tolist()}"
             )
-        missing = step.truncations.bool() & ~step.terminals.bool()
+        missing = step.flags.truncations.bool() & ~step.flags.terminals.bool()
         missing[local.to(missing.device)] = False
         if missing.any():
             agents = missing.nonzero().flatten() + window.start

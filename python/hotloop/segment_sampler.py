@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import exact_device, runs_ops
 from hotloop.ops.sample_segments import LAWS
 
 #: how the exponent of the importance weights grows
@@ -54,6 +55,9 @@ class SegmentSampler:
     seed
         Any 64-bit integer. Draws are keyed by (seed, epoch, minibatch) and by nothing else: not by what was
         drawn before, not by the number of threads.
+    device
+        Where results lie, and priorities: the host, or a CUDA device, where a draw is a kernel and nothing
+        waits.
 
     All but the sizes are plain attributes that may be changed between draws. Raises ValueError for a value
     out of range.
@@ -70,7 +74,11 @@ class SegmentSampler:
         schedule: str = "linear",
         total_epochs: int | None = None,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self.device = exact_device(device)
+        if not runs_ops(self.device):
+            raise ValueError(f"SegmentSampler: device must be cpu or a CUDA device, got {self.device}")
         if num_segments < 1 or minibatch_segments < 1:
             raise ValueError(
                 "SegmentSampler: num_segments and minibatch_segments must be at least 1, got "
@@ -96,7 +104,10 @@ class SegmentSampler:
             }
         )
         with torch.inference_mode(False):
-            self._out = torch.empty(minibatch_segments, dtype=torch.int64), torch.empty(minibatch_segments)
+            self._out = (
+                torch.empty(minibatch_segments, dtype=torch.int64, device=self.device),
+                torch.empty(minibatch_segments, device=self.device),
+            )
         self._priorities: dict[torch.dtype, Tensor] = {}
         self._known: tuple[Tensor, int, float, Tensor] | None = None
 
@@ -138,7 +149,7 @@ class SegmentSampler:
         out
             Where to write; by default memory of the sampler that its next draw overwrites.
 
-        Both results are in host memory. Raises ValueError where a law needs advantages or priorities and has
+        Both results are on `device`. Raises ValueError where a law needs advantages or priorities and has
         none, both or some of another number of segments.
         """
         weighted = self.law in _BY_PRIORITY
@@ -165,7 +176,7 @@ class SegmentSampler:
                 f"got {found}"
             )
         if priorities is not None:
-            return priorities.cpu()
+            return priorities.to(self.device)
         assert advantages is not None
         if advantages.ndim != 2 or advantages.shape[0] != self.num_segments:
             raise ValueError(
@@ -183,14 +194,14 @@ class SegmentSampler:
         """`ops.row_priorities` as float32, or float64 of float64: what the op that draws reads."""
         if advantages.dtype in (torch.bfloat16, torch.float16):
             advantages = advantages.to(torch.float32)
-        if advantages.device.type != "cpu":
+        if advantages.device != self.device:
             total = advantages.abs().sum(dim=1)
             powered = torch.where(total.isfinite(), total**self.alpha, 0.0)
-            return torch.nan_to_num(powered, 0.0, 0.0, 0.0).cpu()
+            return torch.nan_to_num(powered, 0.0, 0.0, 0.0).to(self.device)
         memory = self._priorities.get(advantages.dtype)
         if memory is None:
             with torch.inference_mode(False):
-                memory = torch.empty(self.num_segments, dtype=advantages.dtype)
+                memory = torch.empty(self.num_segments, dtype=advantages.dtype, device=self.device)
             self._priorities[advantages.dtype] = memory
         return ops.row_priorities(advantages, self.alpha, out=memory)
 

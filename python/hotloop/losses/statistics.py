@@ -66,8 +66,10 @@ class StatisticTracker:
             count = len(names)
             stacked = torch.stack([means.detach() for _, means, _ in group]).to(self.device, self._dtype)
             weight = stacked[:, count : count + 1]
-            factors = torch.tensor(scales, dtype=self._dtype, device=self.device)
-            sums = torch.cat(((stacked[:, :count] * weight).sum(0) * factors, weight.sum(0)))
+            sums = torch.cat(((stacked[:, :count] * weight).sum(0), weight.sum(0)))
+            for i, scale in enumerate(scales):
+                if scale != 1.0:  # one by one: a tensor of them would be copied to the device, and waited for
+                    sums[i].mul_(scale)
             known = self._groups.get(names)
             self._groups[names] = sums if known is None else known + sums
 
