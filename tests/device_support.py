@@ -98,6 +98,60 @@ class FakeGraph:
         self.work()
 
 
+class _Recorder(TorchDispatchMode):
+    """Writes down what torch is asked for, with the very tensors that it was asked with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
+        self.before: list[tuple[Tensor, Tensor]] = []  # of what was written to
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written = value if isinstance(value, (list, tuple)) else [value]
+                self.before += [(tensor, tensor.clone()) for tensor in written]
+        result = func(*args, **kwargs)
+        outputs = result if isinstance(result, (list, tuple)) else [result]
+        self.entries.append((func, args, kwargs, [each for each in outputs if isinstance(each, Tensor)]))
+        return result
+
+
+class RecordedGraph:
+    """What a CUDA graph is, for what goes through torch's dispatcher: capturing changes nothing, a replay
+    does the same to the same tensors with the same numbers."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        with _Recorder() as recorder:
+            work()
+        self.entries = recorder.entries
+        with torch.no_grad():
+            for tensor, before in reversed(recorder.before):
+                tensor.copy_(before)
+
+    def replay(self) -> None:
+        with torch.no_grad():
+            for func, args, kwargs, known in self.entries:
+                result = func(*args, **kwargs)
+                outputs = result if isinstance(result, (list, tuple)) else [result]
+                for tensor, again in zip(known, outputs, strict=False):
+                    if again is not tensor and again.data_ptr() != tensor.data_ptr():
+                        tensor.copy_(again)
+
+
+class RecordingCalls:
+    """Mixed into a runtime: graphs that hold what they were recorded with."""
+
+    log: list[tuple[Any, ...]]
+
+    def capture(self, work: Callable[[], None]) -> RecordedGraph:
+        self.log.append(("capture",))
+        return RecordedGraph(work)
+
+
 class FakeCalls:
     """A runtime whose device is always done."""
 
@@ -153,6 +207,10 @@ class FakeCalls:
         return FakeGraph(self, work)
 
 
+class GraphCalls(RecordingCalls, FakeCalls):  # type: ignore[misc]
+    """A runtime with such graphs."""
+
+
 class LateCalls(FakeCalls):
     """A runtime whose device does nothing before it is waited for."""
 
@@ -162,7 +220,7 @@ class LateCalls(FakeCalls):
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         self.log.append(("copy",))
-        self.queue.append(lambda: None if target.copy_(source) is None else None)
+        self.queue.append(lambda: _copy(target, source))
 
     def marked(self, event: FakeEvent) -> None:
         self.queue.append(event)
@@ -179,6 +237,10 @@ class LateCalls(FakeCalls):
             if not isinstance(entry, FakeEvent):
                 entry()
         self.queue.clear()
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    target.copy_(source)
 
 
 @contextmanager

@@ -19,19 +19,20 @@ SOURCES = PACKAGE.parents[1] / "csrc"
 
 # What each part may import from the others, for types too. `loop` stands for loop.py and loop_*.py alike, and
 # a new part must find its place here.
-KERNEL = {"ops", "spec", "entries", "stopwatch", "context"}
+KERNEL = {"ops", "spec", "entries", "stopwatch", "context", "devices"}
 ALLOWED: dict[str, set[str]] = {
     "_core": set(),
     "spec": set(),
     "entries": {"spec"},
     "stopwatch": set(),
+    "devices": set(),
     "exchange": set(),
     "nonfinite": set(),
     "normalize": set(),
     "envs": {"_core"},
     "ops": {"_core"},
     "freed_memory": {"_core"},
-    "segment_sampler": {"ops"},
+    "segment_sampler": {"ops", "devices"},
     "optim": {"ops"},
     "context": {"spec", "stopwatch"},
     "losses": KERNEL,

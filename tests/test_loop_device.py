@@ -1,5 +1,5 @@
-"""The loop's way on a device, with host memory in the device's place: it stores and learns what the loop in host
-memory does, and nothing in its training phase waits."""
+"""The loop's way on a device, with host memory in the device's place: it stores and learns what the loop in
+host memory does, and nothing in its training phase waits."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_a_captured_step_with_the_audit(audit: bool) -> None:
 def test_a_captured_step_is_refused_with_what_it_cannot_be_with() -> None:
     with fake_device():
         with pytest.raises(
-            ValueError, match="needs an optimizer made with capturable=True .* got Adam without"
+            ValueError, match=r"needs an optimizer made with capturable=True .* got Adam without"
         ):
             make_loop(options={"capture_optimizer_step": True})
         with pytest.raises(ValueError, match="cannot be with on_nan='skip'"):

@@ -14,6 +14,7 @@ from hotloop.losses import formulas, ranks
 from hotloop.losses.base import ExperienceSpec, LossConfig, valid_mask
 from hotloop.losses.ppo_actor import PPOActor, PPOActorConfig, group_moments
 from hotloop.losses.ppo_critic import PPOCritic, PPOCriticConfig
+from hotloop.ops.kernels import runs_on
 
 if TYPE_CHECKING:
     from hotloop.context import ComponentContext
@@ -29,9 +30,10 @@ class PPOLoss(PPOCritic):
     """`PPOCritic` and `PPOActor` in one: the same rollout, the same loss to rounding, the same statistics.
 
     Loss, statistics and gradients come from `hotloop.ops.ppo_loss`, where the tensors are plain float32 or
-    float64 ones on the CPU; elsewhere the two losses are added up. It reads what the two read, but for
-    ``importance_sampling_ratio``: it makes the ratio from the log probabilities, as the loop does. Where
-    `target_kl` stops the phase nothing is written back to the buffer for the minibatch that is left out.
+    float64 ones on the CPU (or on CUDA, where the op has a kernel); elsewhere the two losses are added up. It
+    reads what the two read, but for ``importance_sampling_ratio``: it makes the ratio from the log
+    probabilities, as the loop does. Where `target_kl` stops the phase nothing is written back to the buffer
+    for the minibatch that is left out.
     """
 
     config_type: ClassVar[type[LossConfig]] = PPOLossConfig
@@ -184,8 +186,10 @@ def _native(old_log_prob: Tensor, old_values: Tensor, advantages: Tensor, new: l
     """Whether the op takes these tensors and differentiates all that has a gradient."""
     return (
         all(
-            type(x) is Tensor and x.device.type == "cpu" for x in (old_log_prob, old_values, advantages, *new)
+            type(x) is Tensor and x.device == old_values.device
+            for x in (old_log_prob, old_values, advantages, *new)
         )
+        and runs_on("ppo_loss", old_values.device)
         and new[0].dtype in (torch.float32, torch.float64)
         and new[0].dtype == new[1].dtype == new[2].dtype
         and not any(x.requires_grad for x in (old_log_prob, old_values, advantages))

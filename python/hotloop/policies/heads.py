@@ -1,7 +1,8 @@
 """Action distributions: sampling, log probability, entropy.
 
-On the CPU they are the native ops of `hotloop.ops` (one pass forward, one backward, no second derivatives);
-elsewhere, and where torch traces or transforms the policy, plain tensor formulas. ``torch.distributions``
+They are the native ops of `hotloop.ops` (one pass forward, one backward, no second derivatives) on the CPU,
+and on CUDA where these ops have kernels; elsewhere, and where torch traces or transforms the policy, plain
+tensor formulas. ``torch.distributions``
 builds and validates an object per call, which costs more than the arithmetic of a small policy (and reads the
 device back when it validates). These modules hold no parameters, only index buffers.
 
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from hotloop import ops
+from hotloop.ops.kernels import runs_on
 from hotloop.policies.actions import ActionSpec
 from hotloop.policies.draws import DrawKey, agents_key
 
 # Exponential samples are kept above this, so that probability 0 divided by a sample is 0 and never NaN.
 _SMALLEST_RACE_TIME = 1e-30
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+_OPS = ("categorical_sample", "categorical_evaluate", "gaussian_sample", "gaussian_evaluate")
 
 
 class CategoricalHead(nn.Module):
@@ -115,10 +118,10 @@ class CategoricalHead(nn.Module):
         """Log probability and entropy `[n]`, and the log probabilities of a single component's choices."""
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
         with torch.inference_mode(False):
-            log_prob, entropy = torch.empty(2, len(logits), dtype=wide).unbind()
+            log_prob, entropy = torch.empty(2, len(logits), dtype=wide, device=logits.device).unbind()
             if self._nvec is not None:
                 return log_prob, entropy, None
-            return log_prob, entropy, torch.empty(logits.shape, dtype=wide)
+            return log_prob, entropy, torch.empty(logits.shape, dtype=wide, device=logits.device)
 
     def _sample_differentiably(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         key = _next_key(len(logits))
@@ -197,13 +200,14 @@ class GaussianHead(nn.Module):
 
 
 def takes_native_road(logits: Tensor) -> bool:
-    """Whether the native ops serve these logits: plain floats on the CPU, neither traced nor transformed."""
+    """Whether the native ops serve these logits: plain floats on a device that they have kernels for, neither
+    traced nor transformed."""
     return (
-        logits.device.type == "cpu"
-        and type(logits) is Tensor
+        type(logits) is Tensor
         and logits.is_floating_point()
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and (logits.is_cpu or all(runs_on(op, logits.device) for op in _OPS))
     )
 
 
