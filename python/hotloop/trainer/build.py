@@ -10,6 +10,7 @@ import torch
 from hotloop.context import ComponentContext
 from hotloop.experience import Experience
 from hotloop.loop import CoreTrainingLoop
+from hotloop.loop_audit import check_auditable
 from hotloop.losses import Loss, ppo_losses
 from hotloop.optim import Adam
 from hotloop.trainer.checks import check_environment, check_policy
@@ -89,7 +90,12 @@ def build_components(config: TrainConfig, *, environment: Any = None, policy: An
         boundary=config.rollout.boundary,
         burn_in=config.policy.burn_in,
         recurrent_check=config.policy.recurrent_check,
+        sync_audit=config.sync_audit,
+        capture_optimizer_step=config.capture_optimizer_step,
     )
+    if config.sync_audit:  # now, and not after the first rollout
+        undoes, always = config.on_nan == "skip", config.policy.recurrent_check == "always"
+        check_auditable(losses, may_undo=undoes, checks_always=always)
     context.losses = losses
     for loss in losses.values():
         loss.attach_context(context)
@@ -126,4 +132,5 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
         "betas": (settings.beta1, settings.beta2),
         "eps": settings.eps,
         "weight_decay": settings.weight_decay,
+        "capturable": config.capture_optimizer_step,
     }

@@ -61,6 +61,10 @@ class TrainConfig(Section):
     """Keep freed memory for the next allocation instead of giving it back: see hotloop.keep_freed_memory."""
     on_nan: OnNan = "raise"
     """A NaN or an infinity in training: stop and say where it came from, skip the minibatch, or ignore it."""
+    sync_audit: bool = False
+    """On CUDA: stop where anything in a training phase waits for the device, and say where."""
+    capture_optimizer_step: bool = False
+    """On CUDA: clip gradients and step the optimizer by a CUDA graph, with fewer launches."""
     rank_timeout_seconds: float = Field(default=300.0, gt=0)
     """Under torchrun: how long a process waits for the others before it takes them for lost."""
     run_dir: Path | None = None
