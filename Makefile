@@ -26,7 +26,7 @@ RUNNER := $(wildcard tests/cuda_host/*)
 
 DOCS := .venv-docs
 
-.PHONY: help docs docs-serve train test test-gpu bench bench-loops bench-tests instructions lint format tidy coverage isa-check cuda-gate \
+.PHONY: help docs docs-serve train test test-gpu bench-gpu bench bench-loops bench-tests instructions lint format tidy coverage isa-check cuda-gate \
   sanitize sanitize-threads fuzz fuzz-atheris soak wheels test-wheels wheel-check peers \
   test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
@@ -36,6 +36,7 @@ help:
 	@echo "make train        set up, then train CartPole-v1 to a mean return of 475  (ARGS=...)"
 	@echo "make test         set up, then run the tests                              (PYTEST_ARGS=...)"
 	@echo "make test-gpu     the tests that need an NVIDIA GPU, results in benchmarks/results/ (PYTEST_ARGS=...)"
+	@echo "make bench-gpu    time the ops and whole loops on an NVIDIA GPU, results in benchmarks/results/ (BENCH_ARGS=...)"
 	@echo "make bench        set up, then run the benchmarks, under 5 minutes        (BENCH_ARGS=...)"
 	@echo "make bench-loops  install other systems, then time whole training loops beside theirs, some minutes"
 	@echo "make bench-tests  the same op by op under pytest-benchmark                (PYTEST_ARGS=...)"
@@ -69,6 +70,10 @@ test: $(VENV)/.extra-test $(VENV)/.native
 test-gpu: $(VENV)/.extra-test $(VENV)/.native
 	@mkdir -p benchmarks/results
 	$(BIN)/python -m pytest -m gpu --gpu-results=benchmarks/results/gpu_tests.json $(PYTEST_ARGS)
+
+bench-gpu: $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.native
+	@mkdir -p benchmarks/results
+	$(BIN)/python -m benchmarks.gpu --json benchmarks/results/gpu_bench.json $(BENCH_ARGS)
 
 bench: $(VENV)/.extra-bench $(VENV)/.native
 	@mkdir -p benchmarks/results

@@ -31,13 +31,21 @@ def make(job: Job, threads: int, seed: int) -> Hotloop:
 
 
 class Hotloop(Contestant):
-    def __init__(self, job: Job, threads: int, seed: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        threads: int,
+        seed: int,
+        *,
+        device: torch.device | str = "cpu",
+        captured: bool = False,
+    ) -> None:
         self.job = job
         self.network = make_network(job)
         self.env = _environment(job, threads, seed)
         policy = wrap_actor_critic(
             self.network, job.actions, obs_shape=job.obs_shape, obs_dtype=getattr(torch, job.obs_dtype)
-        )
+        ).to(device)
         losses = ppo_losses(
             policy,
             fused=True,
@@ -66,13 +74,15 @@ class Hotloop(Contestant):
             max_minibatch_size=None,
             policy_experience_spec=policy.get_agent_experience_spec(),
             losses=losses,
-            device="cpu",
+            device=device,
             sampling_config=config.sampling,
             seed=seed,
         )
         self.context = ComponentContext(config=config, losses=losses)
-        optimizer = Adam(policy.parameters(), lr=HYPER.learning_rate, eps=HYPER.adam_eps)
-        self.loop = CoreTrainingLoop(policy, experience, losses, optimizer, "cpu", self.context)
+        optimizer = Adam(policy.parameters(), lr=HYPER.learning_rate, eps=HYPER.adam_eps, capturable=captured)
+        self.loop = CoreTrainingLoop(
+            policy, experience, losses, optimizer, device, self.context, capture_optimizer_step=captured
+        )
         self._returns: list[float] = []
 
     def epoch(self) -> None:

@@ -1,0 +1,1 @@
+"""What the ops and whole training loops take on an NVIDIA GPU: `make bench-gpu`."""
