@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,13 +35,21 @@ WAITING = {
 }
 
 
+_READING = (Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.__array__)
+# Their data is the host's, and not pinned: on its way to a device it would be waited for. What torch's
+# optimizers make so (the count of steps) stays on the host.
+_SENDING = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
+
+
 class _NoReading(TorchFunctionMode):
     """What the dispatcher does not see where the tensor lies in host memory already."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.__array__):
+        if func in _READING or (
+            func in _SENDING and "/torch/optim/" not in sys._getframe(1).f_code.co_filename
+        ):
             raise RuntimeError(f"{SYNC_MESSAGE} ({func.__name__})")
         return func(*args, **(kwargs or {}))
 

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from cuda_host_support import CUDA_SOURCES, on_backend
-from device_support import fake_device
+from device_support import NothingWaits, fake_device
 from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig
 from hotloop.experience_store import StepStore
 from hotloop.loop_audit import HostSyncError
+from hotloop.loop_boundary import RowBoundary
 from hotloop.loop_direct import DirectActing
+from hotloop.loop_rollout import StepBuilder
 from hotloop.losses import ppo_losses
 from hotloop.losses.ppo_loss import PPOLoss
 from hotloop.optim import Adam
@@ -197,6 +199,32 @@ def test_our_own_recurrent_cores_look_where_episodes_end_and_are_found_out() -> 
         run(1, recurrent=True, options={"sync_audit": True})
 
 
+@pytest.mark.parametrize("name", ["plain", "slices", "next_step", "several choices", "numbers", "centred"])
+def test_nothing_in_a_step_waits_but_for_its_actions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the environment's step to the actions: what acts, stores, and keeps what arrives after rows."""
+    watched: list[str] = []
+
+    def watch(owner: Any, method: str) -> None:
+        ordinary = getattr(owner, method)
+
+        def call(*arguments: Any) -> Any:
+            watched.append(method)
+            with NothingWaits():
+                return ordinary(*arguments)
+
+        monkeypatch.setattr(owner, method, call)
+
+    for owner, method in (
+        (DirectActing, "act"), (StepBuilder, "unpack"), (StepBuilder, "build"),
+        (StepBuilder, "track_rewards"), (RowBoundary, "before_step"), (RowBoundary, "after_step"),
+        (Experience, "store"), (PPOLoss, "rollout"), (Experience, "reset_for_rollout"),
+    ):  # fmt: skip
+        watch(owner, method)
+    with fake_device():
+        run(2, **SETTINGS[name])
+    assert {"act", "unpack", "build", "after_step", "store", "rollout", "reset_for_rollout"} <= set(watched)
+
+
 def planted(self: PPOLoss, *arguments: Any) -> Tensor:
     loss = ORDINARY(self, *arguments)
     loss.item()
@@ -225,8 +253,10 @@ def test_one_item_in_a_loss_is_found_and_placed(monkeypatch: pytest.MonkeyPatch)
         lambda x: x.masked_select(x > 0),
         lambda x: torch.equal(x, x),
         lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x + torch.tensor([1.0, 2.0, 3.0]),
     ],
-    ids=["bool", "nonzero", "boolean index", "masked_select", "equal", "tolist"],
+    ids=["bool", "nonzero", "boolean index", "masked_select", "equal", "tolist", "cpu", "tensor of a list"],
 )
 def test_every_way_to_wait_is_found(wait: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PPOLoss, "on_mb_end", lambda self, context, mb: wait(torch.ones(3)))

@@ -244,7 +244,7 @@ class StepBuilder:
             torch.arange(start, stop, device=self.device).unsqueeze(1),
             experience.row_slot_ids[start:stop],
             experience.t_in_row[start:stop],
-            torch.tensor(count, device=self.device).expand(count),
+            torch.full((), count, device=self.device).expand(count),
             torch.ones((), dtype=torch.int64, device=self.device).expand(count),
             torch.ones((), dtype=torch.bool, device=self.device).expand(count),
             torch.zeros((), device=self.device).expand(count),
