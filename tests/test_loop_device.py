@@ -328,6 +328,22 @@ def test_a_captured_step_with_the_audit(audit: bool) -> None:
     assert loop._on_device.captured.captures == 1
 
 
+@pytest.mark.parametrize("captured", [False, True])
+def test_an_optimizer_may_be_put_in_anothers_place(captured: bool) -> None:
+    moved = []
+
+    def replaced(loop: CoreTrainingLoop, epoch: int) -> None:
+        moved.append([parameter.detach().clone() for parameter in loop.policy.parameters()])
+        if epoch == 1:
+            loop.optimizer = Capturable(loop.policy.parameters(), lr=0.0)
+
+    with fake_device():
+        loop, _, _ = run(capturable=True, between=replaced, options={"capture_optimizer_step": captured})
+    for at_last, after_one, at_first in zip(loop.policy.parameters(), moved[1], moved[0], strict=True):
+        assert torch.equal(at_last, after_one)
+        assert not torch.equal(at_last, at_first)
+
+
 def test_a_captured_step_is_refused_with_what_it_cannot_be_with() -> None:
     with fake_device():
         with pytest.raises(

@@ -383,7 +383,7 @@ class CoreTrainingLoop:
                 with stopwatch("_train.optimizer"):
                     self._gradients()
                     limit = max_grad_norm_of(self.losses, max_grad_norm)
-                    self._on_device.step(parameters, limit)
+                    self._on_device.step(optimizer, parameters, limit)
             for loss in self.losses.values():
                 loss.on_mb_end(context, mb_idx)
         return False

@@ -33,7 +33,7 @@ class CapturedStep:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, calls: DeviceCalls) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._device = device
         self._calls = calls
         self._graph: Graph | None = None
@@ -43,8 +43,12 @@ class CapturedStep:
         self.captures = 0
         self._check()
 
+    def for_another(self, optimizer: torch.optim.Optimizer) -> CapturedStep:
+        """The same for an optimizer that was put in this one's place."""
+        return CapturedStep(optimizer, self._device, self._calls)
+
     def _check(self) -> None:
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         kind = type(optimizer).__name__
         if not all(group.get("capturable", False) for group in optimizer.param_groups):
             raise ValueError(
@@ -84,7 +88,7 @@ class CapturedStep:
 
     def _present(self, parameters: Sequence[Tensor], limit: float) -> Any:
         """Every address and number that a recording holds."""
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         tensors: list[Tensor] = [*parameters]
         numbers: list[Any] = [limit]
         for group in optimizer.param_groups:
@@ -103,7 +107,7 @@ class CapturedStep:
 
     def _set_rates(self) -> None:
         """Bring the tensors of learning rates up to date."""
-        groups = self._optimizer.param_groups
+        groups = self.optimizer.param_groups
         if len(self._rates) != len(groups):
             with torch.inference_mode(False):
                 self._rates = [
@@ -118,7 +122,7 @@ class CapturedStep:
 
     @contextmanager
     def _rates_as_tensors(self) -> Iterator[None]:
-        groups = self._optimizer.param_groups
+        groups = self.optimizer.param_groups
         given = [group["lr"] for group in groups]
         for group, (_, tensor) in zip(groups, self._rates, strict=True):
             if not isinstance(group["lr"], Tensor):

@@ -36,13 +36,12 @@ class TrainingOnDevice:
         sync_audit: bool,
         capture_optimizer_step: bool,
     ) -> None:
-        self._optimizer, self._losses, self._guard = optimizer, losses, guard
+        self._losses, self._guard = losses, guard
         self._recurrent_check = recurrent_check
         self._audit = SyncAudit(_calls(device, "sync_audit")) if sync_audit else None
         self.captured: CapturedStep | None = None
         if capture_optimizer_step:
-            calls = _calls(device, "capture_optimizer_step")
-            self.captured = CapturedStep(optimizer, device, calls)
+            self.captured = CapturedStep(optimizer, device, _calls(device, "capture_optimizer_step"))
             guard.keeps_gradients = True
 
     def begin_phase(self) -> None:
@@ -61,17 +60,20 @@ class TrainingOnDevice:
         """Around what may not wait for the device."""
         return nullcontext() if self._audit is None else self._audit(context)
 
-    def step(self, parameters: Sequence[Tensor], limit: float) -> None:
+    def step(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], limit: float) -> None:
         """Clip the gradients and let the optimizer step with them, unless the guard objects."""
-        if self.captured is None:
-            self._clip_and_step(parameters, limit)
-            return
-        self.captured(parameters, lambda: self._clip_and_step(parameters, limit), limit)
-        self._guard.end_step()  # which a replay has not heard of
 
-    def _clip_and_step(self, parameters: Sequence[Tensor], limit: float) -> None:
-        if self._guard.clip(parameters, limit):
-            self._optimizer.step()
+        def clip_and_step() -> None:
+            if self._guard.clip(parameters, limit):
+                optimizer.step()
+
+        if self.captured is None:
+            clip_and_step()
+            return
+        if self.captured.optimizer is not optimizer:
+            self.captured = self.captured.for_another(optimizer)
+        self.captured(parameters, clip_and_step, limit)
+        self._guard.end_step()  # which a replay has not heard of
 
 
 def _calls(device: torch.device, option: str) -> DeviceCalls:
