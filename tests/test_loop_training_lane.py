@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium
@@ -91,14 +92,15 @@ class Trained:
         self.loop = loop = make_loop(env, network=None if network is None else network(), **options)
         self.taken: list[bool] = []
         if lane:
-            minibatch = TrainingLane.minibatch
+            run = TrainingLane.run
 
             def counted(*arguments: Any) -> Any:
-                result = minibatch(*arguments)
-                self.taken.append(result is not None)
-                return result
+                trained, stop = run(*arguments)
+                left = trained < loop.experience.num_minibatches and not stop
+                self.taken += [True] * trained + [False] * left
+                return trained, stop
 
-            monkeypatch.setattr(TrainingLane, "minibatch", counted)
+            monkeypatch.setattr(TrainingLane, "run", counted)
         else:
             monkeypatch.setattr(TrainingLane, "opens", lambda *_: False)
         self.stats = []
@@ -134,8 +136,12 @@ CASES: dict[str, dict[str, Any]] = {
     "as it comes": {},
     "several choices": {"env": Several},
     "in order": {"sampling": {"method": "sequential"}},
+    "in order, several choices": {"env": Several, "sampling": {"method": "sequential"}},
     "by priority": {"sampling": {"method": "prioritized", "prio_alpha": 0.6}},
+    "with replacement": {"sampling": {"method": "prioritized", "law": "with_replacement"}},
+    "systematically": {"sampling": {"method": "prioritized", "law": "systematic"}},
     "shuffled": {"sampling": {"method": "permutation"}},
+    "by strata": {"sampling": {"method": "stratified"}},
     "no clipping": {"loss": {"clip_vloss": False, "norm_adv": False, "ent_coef": 0.1}},
     "nothing is written back": {"write_back": False},
     "a trunk with dropout": {"network": lambda: Shared(3)},
@@ -234,5 +240,11 @@ def test_is_not_taken_where_somebody_looks_at_a_minibatch() -> None:
     experience = make_loop(env)
     experience.experience.update = experience.experience.update
     assert not opens(experience)
+    numbers = make_loop(env)
+    numbers.experience.buffer["valid"] = numbers.experience.buffer["valid"].float()
+    assert not opens(numbers)
+    silent = make_loop(env)
+    silent.context.stopwatch = lambda name: nullcontext()
+    assert not opens(silent)
     with torch.no_grad():
         assert not opens(make_loop(env))

@@ -309,7 +309,7 @@ def sampling_arguments(
     seed: int | None,
     draw: int,
 ) -> dict[str, Any]:
-    """Arguments of `Experience.sample_columns` and `sample_rows` for one minibatch. Key of the draw is the
+    """Arguments of `Experience.sample_columns` for one minibatch. Key of the draw is the
     loop's own `seed`, else the configuration's, else the experience's."""
     config = context.config
     if seed is None:

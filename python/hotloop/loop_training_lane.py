@@ -1,14 +1,17 @@
-"""The fast lane of training: a minibatch of a categorical policy under `PPOLoss` alone.
+"""The fast lane of training: update epochs of a categorical policy under `PPOLoss` alone.
 
 Nobody looks at such a minibatch between the buffer and the optimizer. So its rows need no TensorDict, and the
-loss no graph: native calls differentiate it by the network's outputs (`hotloop.ops.CategoricalPPO`), from
-where autograd goes on. Parameters, buffers and statistics are to the last bit those of the ordinary way.
+loss no graph: one native call differentiates it by the network's outputs (`hotloop.ops.CategoricalPPO`), from
+where autograd goes on. What is the same for all minibatches of an update epoch is looked up once: after a
+network's pass all other code has left the processor's caches, so what counts is how many things are called.
+Parameters, buffers and statistics are to the last bit those of the ordinary way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
@@ -16,18 +19,30 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.experience import Experience
-from hotloop.loop_training import AfterRows, gate_allows, kept, puff
+from hotloop.loop_nonfinite import NonFiniteGuard
+from hotloop.loop_training import (
+    AfterRows,
+    Arrivals,
+    check_graph,
+    gate_allows,
+    max_grad_norm_of,
+    sampling_arguments,
+    uses_delta_lambda,
+)
 from hotloop.losses import PPOLoss, ranks
-from hotloop.losses.base import valid_mask
 from hotloop.policies.actor_critic import ActorCriticBase, ActorCriticPolicy
 from hotloop.policies.heads import CategoricalHead
 
 if TYPE_CHECKING:
     from hotloop.context import ComponentContext
-    from hotloop.experience_sampling import SampledRows
+    from hotloop.experience_epoch import EpochRows
 
 _REAL = (torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)
+# What is taken of a row beside the buffer's entries, whose names these are not.
+_ADVANTAGES = ("", "advantages")
+_ARRIVED = (("", "rewards"), ("", "cuts"))
+_AFTER = (("", "next values"), ("", "next rewards"), ("", "next cuts"))
 # Methods that the lane goes past: who replaces one on an object wants it called.
 _OF_THE_LOSS = {
     "train",
@@ -41,30 +56,11 @@ _OF_THE_POLICY = {"forward", "_checked", "_write_evaluated"}
 _OF_THE_EXPERIENCE = {"sample", "sample_columns", "update"}
 
 
-class Differentiated(NamedTuple):
-    """A loss whose gradient at the network's outputs is known: what of a tensor's face the loop needs."""
-
-    roots: list[Tensor]
-    gradients: list[Tensor]
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether there is anything to differentiate."""
-        return bool(self.roots)
-
-    def backward(self) -> None:
-        """Add to the gradients of the parameters."""
-        torch.autograd.backward(self.roots, self.gradients)
-
-
 class TrainingLane:
-    """Minibatches of one loop."""
+    """Update epochs of one loop."""
 
-    def __init__(self, experience: Experience) -> None:
-        self._experience = experience
-        self._policy: Any = None
-        self._loss: Any = None
-        self._memory: dict[str, Tensor] = {}
+    def __init__(self, experience: Experience, arrivals: Arrivals, guard: NonFiniteGuard) -> None:
+        self._experience, self._arrivals, self._guard = experience, arrivals, guard
         self._ppo: ops.CategoricalPPO | None = None
         self._seen = False  # whether the last minibatch showed outputs that the native calls take
 
@@ -80,10 +76,9 @@ class TrainingLane:
         )
 
     def opens(self, policy: Any, losses: Mapping[str, Any], context: ComponentContext) -> bool:
-        """Whether the next minibatches may go through `minibatch`; asked once an update epoch."""
+        """Whether the next update epoch may go through `run`."""
         experience, kind, buffer = self._experience, type(policy), self._experience.buffer
         loss = next(iter(losses.values()), None)
-        self._policy, self._loss = policy, loss
         return (
             self._seen
             and len(losses) == 1
@@ -92,6 +87,7 @@ class TrainingLane:
             and loss.replay is experience
             and vars(loss).keys().isdisjoint(_OF_THE_LOSS)
             and gate_allows(loss, "train", context)
+            and not uses_delta_lambda(losses, context)
             and type(experience) is Experience
             and vars(experience).keys().isdisjoint(_OF_THE_EXPERIENCE)
             and experience.device.type == "cpu"
@@ -107,81 +103,142 @@ class TrainingLane:
             and "env_obs" in buffer
             and "actions" in buffer
             and buffer["actions"].dtype in _INTEGERS
+            and ("valid" not in buffer or buffer["valid"].dtype == torch.bool)
+            and callable(getattr(context.stopwatch, "add", None))
             and not ranks.several_ranks()
             and torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active()
         )
 
-    def minibatch(
+    def run(
         self,
-        rows: SampledRows,
+        policy: Any,
+        losses: Mapping[str, Any],
+        optimizer: torch.optim.Optimizer,
         advantages: Tensor,
         context: ComponentContext,
-        mb_idx: int,
         after: AfterRows | None,
-    ) -> tuple[Differentiated, bool] | None:
-        """Run the policy on rows of the buffer and differentiate the loss; whether the loss asks to stop.
+        seed: int | None,
+        draw: int,
+        parameters: Sequence[Tensor],
+        max_grad_norm: float,
+    ) -> tuple[int, bool]:
+        """One update epoch. Arguments as of `sampling_arguments` and the loop's.
 
-        None where the network's outputs are not what they were: the minibatch must go the ordinary way.
+        Returns how many minibatches were trained on, which is less than all where the network's outputs are
+        not what they were; and whether the loss asks to stop.
         """
-        stopwatch, policy, leaves = context.stopwatch, self._policy, rows.leaves
-        with stopwatch("_train.forward"):
-            policy.reset_memory()
-            observations = leaves["env_obs"].flatten(0, 1)
-            logits, value = policy.logits_and_value(policy._checked(observations))
-            ppo = self._fitting(logits, value)
-            if ppo is None:
-                self._seen = False
-                return None
-        recording = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
-        try:
-            with stopwatch("_train.forward"):
-                ppo.evaluate(logits, leaves["actions"])
-                values = value.view(ppo.log_prob.shape)
-            with stopwatch("_train.advantage"):
-                advantages_pg = self._advantages_pg(ppo.log_prob, rows, context.config.advantage, after)
-            with stopwatch("_train.losses"):
-                full = advantages if mb_idx == 0 else None
-                if self._loss.differentiate(ppo, rows, values, advantages_pg, full, mb_idx):
-                    return Differentiated([], []), True
-        finally:
-            torch._C._set_grad_enabled(recording)
-        both = ((logits, ppo.grad_logits), (value, ppo.grad_values))
-        wanted = [(root, gradient) for root, gradient in both if root.requires_grad]
-        return Differentiated([root for root, _ in wanted], [gradient for _, gradient in wanted]), False
-
-    def _fitting(self, logits: Any, value: Any) -> ops.CategoricalPPO | None:
-        experience, head = self._experience, self._policy.head
-        rows, horizon = experience.minibatch_segments, experience.bptt_horizon
-        size = head.spec.num_logits
-        fits = (
-            type(logits) is type(value) is Tensor
-            and logits.is_cpu
-            and logits.dtype in _REAL
-            and value.dtype == logits.dtype
-            and logits.shape == (rows * horizon, size)
-            and value.shape == (rows * horizon,)
-            and value.is_contiguous()
+        loss, guard, head, clock = next(iter(losses.values())), self._guard, policy.head, perf_counter
+        now = clock()
+        columns = self._arrivals.columns
+        rows, stored = self._bound(
+            sampling_arguments(self._experience, context, columns, advantages, 0, seed, draw), after
         )
-        if not fits:
-            return None
-        if self._ppo is None or self._ppo.layout != (rows, horizon, size, logits.dtype):
-            nvec = None if head.spec.kind == "discrete" else head.spec.nvec
-            self._ppo = ops.CategoricalPPO(rows, horizon, size, logits.dtype, nvec)
-        return self._ppo
+        settings = loss.settings(context.config.advantage)
+        write_to = self._experience.buffer["values"] if self._experience.write_back else None
+        limit, count = max_grad_norm_of(losses, max_grad_norm), self._experience.num_minibatches
+        statistics = torch.empty(count, len(ops.PPO_STATISTICS), dtype=torch.float64).unbind()
+        ppo: ops.CategoricalPPO | None = None
+        observations: Any = None
+        sampled, forward, lost, backward, stepped = clock() - now, 0.0, 0.0, 0.0, 0.0
+        try:
+            for mb_idx in range(count):
+                guard.begin_step(optimizer)
+                now = clock()
+                rows.take(mb_idx)
+                ready = clock()
+                policy.reset_memory()
+                if observations is None or rows.views:
+                    observations = rows.leaves["env_obs"].flatten(0, 1)
+                logits, value = policy.logits_and_value(policy._checked(observations))
+                passed = clock()
+                sampled, forward = sampled + ready - now, forward + passed - ready
+                torch._C._set_grad_enabled(False)
+                try:
+                    if ppo is None:
+                        ppo = self._fitting(head, logits, value)
+                        if ppo is not None:
+                            ppo.bind(stored, settings, write_to)
+                    if ppo is None or not _fits(ppo, logits, value):
+                        self._seen = False
+                        return mb_idx, False
+                    if loss.stops_before(mb_idx, advantages):
+                        return mb_idx, True
+                    ppo.differentiate(logits, value, rows.leaves["actions"], rows.indices, statistics[mb_idx])
+                finally:
+                    torch._C._set_grad_enabled(True)
+                loss.track_statistics(statistics[mb_idx])
+                graph = ((logits, ppo.grad_logits), (value, ppo.grad_values))
+                roots = [root for root, _ in graph if root.requires_grad]
+                gradients = [gradient for root, gradient in graph if root.requires_grad]
+                if not roots:
+                    check_graph(logits, losses)
+                computed = clock()
+                torch.autograd.backward(roots, gradients)
+                del graph, roots, gradients, logits, value  # their memory is free for the next minibatch
+                ended = clock()
+                if guard.clip(parameters, limit):
+                    optimizer.step()
+                done = clock()
+                lost, backward = lost + computed - passed, backward + ended - computed
+                stepped += done - ended
+                loss.on_mb_end(context, mb_idx)
+        finally:
+            add = context.stopwatch.add
+            add("_train.sample", sampled)
+            add("_train.forward", forward)
+            add("_train.losses", lost)
+            add("_train.backward", backward)
+            add("_train.optimizer", stepped)
+        return count, False
 
-    def _advantages_pg(
-        self, log_prob: Tensor, rows: SampledRows, config: Any, after: AfterRows | None
-    ) -> Tensor:
-        """See `hotloop.loop_training.policy_gradient_advantages`."""
-        leaves = rows.leaves
-        old, values = leaves["act_log_prob"], leaves["values"]
-        out = kept(self._memory, "importance", old.shape, log_prob.dtype, old.device)
-        importance = ops.importance_ratio(log_prob, old, valid_mask(leaves), 0.0, out=out)
-        rewards, cuts = rows.columns
-        out = kept(self._memory, "advantages_pg", values.shape, values.dtype, values.device)
+    def _bound(self, sampling: dict[str, Any], after: AfterRows | None) -> tuple[EpochRows, ops.PPORows]:
+        """The rows of this update epoch's minibatches, and which of their entries is what to the loss."""
+        buffer = self._experience.buffer
+        keys = ("env_obs", "actions", "act_log_prob", "values", *(("valid",) if "valid" in buffer else ()))
+        leaves: dict[Any, Tensor] = {key: buffer[key] for key in keys}
+        leaves[_ADVANTAGES] = sampling["advantages"]
+        leaves.update(zip(_ARRIVED, sampling.pop("columns"), strict=True))
+        del sampling["mb_idx"], sampling["reuse"]
         if after is not None:
-            after = after.rows(rows.indices)
-        return puff(values, rewards, cuts, importance, config, out, after)
+            leaves.update(zip(_AFTER, after, strict=True))
+        rows = self._experience.epoch_rows(leaves, **sampling)
+        taken = rows.leaves
+        stored = ops.PPORows(
+            taken["act_log_prob"],
+            taken["values"],
+            taken[_ADVANTAGES],
+            *(taken[key] for key in _ARRIVED),
+            rows.weights,
+            taken.get("valid"),
+            *(taken.get(key) for key in _AFTER),
+        )
+        return rows, stored
+
+    def _fitting(self, head: CategoricalHead, logits: Any, value: Any) -> ops.CategoricalPPO | None:
+        experience, size = self._experience, head.spec.num_logits
+        layout = (
+            experience.minibatch_segments,
+            experience.bptt_horizon,
+            size,
+            getattr(logits, "dtype", None),
+        )
+        if self._ppo is None or self._ppo.layout != layout:
+            if layout[-1] not in _REAL:
+                return None
+            nvec = None if head.spec.kind == "discrete" else head.spec.nvec
+            self._ppo = ops.CategoricalPPO(*layout, nvec)
+        return self._ppo if _fits(self._ppo, logits, value) else None
+
+
+def _fits(ppo: ops.CategoricalPPO, logits: Any, value: Any) -> bool:
+    rows, horizon, size, dtype = ppo.layout
+    return (
+        type(logits) is type(value) is Tensor
+        and logits.is_cpu
+        and logits.dtype == value.dtype == dtype
+        and logits.shape == (rows * horizon, size)
+        and value.shape == (rows * horizon,)
+        and value.is_contiguous()
+    )
