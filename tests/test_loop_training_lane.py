@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from typing import Any
 
@@ -185,6 +186,23 @@ def test_a_network_that_changes_its_outputs_leaves_the_lane(monkeypatch: pytest.
     one, _ = both(monkeypatch, network=NoDropout)
     assert False in one.taken
     assert one.taken.count(True) < 20
+
+
+@pytest.mark.parametrize("method", ["sequential", "permutation", "prioritized", "stratified"])
+def test_a_copy_trains_by_itself(method: str) -> None:
+    """Bound calls hold tensors, which a copy has anew."""
+    env = Discrete()
+    loop = make_loop(env, sampling={"method": method})
+    for _ in range(2):
+        loop.rollout_phase(env, loop.context)
+        loop.training_phase(loop.context, 2)
+    twin = copy.deepcopy(loop)
+    assert twin.training_phase(twin.context, 2) == loop.training_phase(loop.context, 2)
+    for mine, its in zip(loop.policy.parameters(), twin.policy.parameters(), strict=True):
+        assert mine is not its
+        assert torch.equal(mine, its)
+    for key, entry in loop.experience.buffer.items():
+        assert torch.equal(entry, twin.experience.buffer[key])
 
 
 def test_nothing_to_train_is_an_error_in_the_lane_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The minibatches of one update epoch, of the entries that a loop needs: what stays the same is bound once."""
+"""The minibatches of one update epoch, of the entries that a loop needs, bound once to where they lie."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class EpochRows:
-    """Draws what `MinibatchSampler.sample` draws with `reuse`, and takes only `leaves`, `[S, ...]` each.
+    """Draws what `MinibatchSampler.sample` draws with `reuse`, and takes only `leaves`, `[S, ...]` each and
+    in host memory. `begin`, then `take` for each minibatch.
 
     Attributes
     ----------
@@ -32,62 +33,60 @@ class EpochRows:
         minibatch: rows taken in order.
     """
 
-    def __init__(
-        self,
-        sampler: MinibatchSampler,
-        law: str,
-        leaves: Mapping[Key, Tensor],
-        advantages: Tensor,
-        *,
-        config: Any,
-        epoch: int,
-        total_epochs: int,
-        seed: int,
-        draw: int,
-    ) -> None:
-        self._sampler, self._law, self._seed, self._draw = sampler, law, seed, draw
+    def __init__(self, sampler: MinibatchSampler, law: str, leaves: Mapping[Key, Tensor]) -> None:
+        self._sampler, self._law, self._given = sampler, law, dict(leaves)
         self.views = law == "sequential"
         self._wide = {key: leaf for key, leaf in leaves.items() if leaf.dim() > 2} if self.views else {}
         copied = {key: leaf for key, leaf in leaves.items() if key not in self._wide}
-        self._sources = list(copied.values())
         out = {key: sampler.kept(key, leaf) for key, leaf in copied.items()}
-        self._out = list(out.values())
+        self._sources, self._out = list(copied.values()), list(out.values())
         self.leaves: dict[Key, Tensor] = dict(out)
         self.weights = sampler.ones
         self._plan: ops.SamplePlan | None = None
+        self._draws: tuple[Tensor | None, int, int] = None, 0, 0
+        self._beta = 1.0
         if law in ("sequential", "stratified"):
             self.indices = sampler.in_order(0)[1]
             return
-        alpha, beta, weighted = 0.0, 1.0, law != "permutation"
-        if weighted:
-            alpha = config.prio_alpha
-            schedule = getattr(config, "beta_schedule", "reference")
-            beta = importance_exponent(schedule, config.prio_beta0, alpha, epoch, total_epochs)
-        segments = sampler.segments
-        segments.law, segments.alpha = law, alpha
-        self.indices, weights = segments.memory
-        if weighted:
+        self.indices, weights = sampler.segments.memory
+        if law != "permutation":
             self.weights = weights.unsqueeze(1).expand(self.weights.shape)
-        self._plan = ops.SamplePlan(
-            self._sources,
-            self._out,
-            indices=self.indices,
-            weights=weights,
-            priorities=segments.priorities(advantages) if weighted else None,
-            law=law,
-            seed=rank_seed(seed, sampler.rank),
-            epoch=draw,
-            beta=beta,
+        self._plan = ops.SamplePlan(self._sources, self._out, indices=self.indices, weights=weights, law=law)
+
+    def serves(self, law: str, leaves: Mapping[Key, Tensor]) -> bool:
+        """Whether it is bound to these leaves."""
+        given = self._given
+        return (
+            law == self._law
+            and len(leaves) == len(given)
+            and all(key in given and given[key] is leaf for key, leaf in leaves.items())
         )
+
+    def begin(
+        self, advantages: Tensor, *, config: Any, epoch: int, total_epochs: int, seed: int, draw: int
+    ) -> None:
+        """Before the minibatches of an update epoch."""
+        priorities = None
+        if self._plan is None:
+            self._draws = None, seed, draw
+            return
+        if self._law != "permutation":
+            schedule = getattr(config, "beta_schedule", "reference")
+            segments, alpha = self._sampler.segments, config.prio_alpha
+            self._beta = importance_exponent(schedule, config.prio_beta0, alpha, epoch, total_epochs)
+            segments.alpha = alpha
+            priorities = segments.priorities(advantages)
+        self._draws = priorities, rank_seed(seed, self._sampler.rank), draw
 
     def take(self, mb_idx: int) -> None:
         """Draw minibatch `mb_idx` and copy its rows."""
+        priorities, seed, draw = self._draws
         if self._plan is not None:
-            self._plan.gather(mb_idx)
+            self._plan.gather(priorities, seed, draw, mb_idx, self._beta)
             return
         if self._law == "sequential":
             rows, self.indices = self._sampler.in_order(mb_idx)
             self.leaves.update((key, leaf[rows]) for key, leaf in self._wide.items())
         else:
-            self.indices = self._sampler.strata().draw(mb_idx, self._seed, self._draw)
+            self.indices = self._sampler.strata().draw(mb_idx, seed, draw)
         ops.gather(self._sources, self.indices, out=self._out)

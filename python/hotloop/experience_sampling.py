@@ -60,11 +60,15 @@ class MinibatchSampler:
         self.ones = torch.ones(self._batch_size, dtype=torch.float32, device=experience.device)
         self.segments = SegmentSampler(experience.segments, experience.minibatch_segments)
         self._stratified: Strata | None = None
+        self._epoch_rows: EpochRows | None = None
         self._native = experience.device.type == "cpu"
         # Memory for reused minibatches, and the plan that fills it.
         self._memory: dict[Key, Tensor] = {}
         self._plan: ops.GatherPlan | None = None
         self._planned: list[Tensor] = []  # the leaves that it was last made or found fit for
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_epoch_rows": None}  # bound to tensors that a copy has anew
 
     @property
     def rank(self) -> int:
@@ -83,17 +87,13 @@ class MinibatchSampler:
         draw: int,
     ) -> EpochRows:
         """`sample` for all minibatches of an update epoch, of some leaves in host memory."""
-        return EpochRows(
-            self,
-            law_of(config),
-            leaves,
-            advantages,
-            config=config,
-            epoch=epoch,
-            total_epochs=total_epochs,
-            seed=seed,
-            draw=draw,
+        law = law_of(config)
+        if self._epoch_rows is None or not self._epoch_rows.serves(law, leaves):
+            self._epoch_rows = EpochRows(self, law, leaves)
+        self._epoch_rows.begin(
+            advantages, config=config, epoch=epoch, total_epochs=total_epochs, seed=seed, draw=draw
         )
+        return self._epoch_rows
 
     @staticmethod
     def beta(prio_alpha: float, prio_beta0: float, epoch: int, total_epochs: int) -> float:

@@ -62,7 +62,11 @@ class TrainingLane:
     def __init__(self, experience: Experience, arrivals: Arrivals, guard: NonFiniteGuard) -> None:
         self._experience, self._arrivals, self._guard = experience, arrivals, guard
         self._ppo: ops.CategoricalPPO | None = None
+        self._bound_to: tuple[EpochRows, ops.PPOSettings, Tensor | None] | None = None
         self._seen = False  # whether the last minibatch showed outputs that the native calls take
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_bound_to": None}  # a copy has other tensors
 
     def see(self, policy_td: TensorDictBase) -> None:
         """Look at what the policy gave in the ordinary way."""
@@ -129,19 +133,18 @@ class TrainingLane:
         Returns how many minibatches were trained on, which is less than all where the network's outputs are
         not what they were; and whether the loss asks to stop.
         """
-        loss, guard, head, clock = next(iter(losses.values())), self._guard, policy.head, perf_counter
+        loss, guard, clock = next(iter(losses.values())), self._guard, perf_counter
+        sampled = forward = lost = backward = stepped = 0.0
         now = clock()
         columns = self._arrivals.columns
-        rows, stored = self._bound(
-            sampling_arguments(self._experience, context, columns, advantages, 0, seed, draw), after
-        )
+        sampling = sampling_arguments(self._experience, context, columns, advantages, 0, seed, draw)
+        rows = self._rows_of(sampling, after)
         settings = loss.settings(context.config.advantage)
-        write_to = self._experience.buffer["values"] if self._experience.write_back else None
         limit, count = max_grad_norm_of(losses, max_grad_norm), self._experience.num_minibatches
         statistics = torch.empty(count, len(ops.PPO_STATISTICS), dtype=torch.float64).unbind()
+        network, observations = policy._acting_network(), None
         ppo: ops.CategoricalPPO | None = None
-        observations: Any = None
-        sampled, forward, lost, backward, stepped = clock() - now, 0.0, 0.0, 0.0, 0.0
+        sampled += clock() - now
         try:
             for mb_idx in range(count):
                 guard.begin_step(optimizer)
@@ -151,32 +154,37 @@ class TrainingLane:
                 policy.reset_memory()
                 if observations is None or rows.views:
                     observations = rows.leaves["env_obs"].flatten(0, 1)
-                logits, value = policy.logits_and_value(policy._checked(observations))
+                output = network(policy._checked(observations))
                 passed = clock()
                 sampled, forward = sampled + ready - now, forward + passed - ready
                 torch._C._set_grad_enabled(False)
                 try:
                     if ppo is None:
-                        ppo = self._fitting(head, logits, value)
-                        if ppo is not None:
-                            ppo.bind(stored, settings, write_to)
-                    if ppo is None or not _fits(ppo, logits, value):
+                        ppo = self._bound(policy.head, output, rows, settings)
+                    if ppo is None or not _fits(ppo, output):
                         self._seen = False
                         return mb_idx, False
                     if loss.stops_before(mb_idx, advantages):
                         return mb_idx, True
-                    ppo.differentiate(logits, value, rows.leaves["actions"], rows.indices, statistics[mb_idx])
+                    logits, value = output
+                    actions = rows.leaves["actions"]
+                    ppo.differentiate(logits, value, actions, rows.indices, statistics[mb_idx])
                 finally:
                     torch._C._set_grad_enabled(True)
                 loss.track_statistics(statistics[mb_idx])
-                graph = ((logits, ppo.grad_logits), (value, ppo.grad_values))
-                roots = [root for root, _ in graph if root.requires_grad]
-                gradients = [gradient for root, gradient in graph if root.requires_grad]
-                if not roots:
-                    check_graph(logits, losses)
+                gradients = [ppo.grad_logits, ppo.grad_of_values(value.dim())]
+                if not (logits.requires_grad and value.requires_grad):
+                    gradients = [
+                        gradient
+                        for root, gradient in zip(output, gradients, strict=True)
+                        if root.requires_grad
+                    ]
+                    output = [root for root in output if root.requires_grad]
+                    if not output:
+                        check_graph(logits, losses)
                 computed = clock()
-                torch.autograd.backward(roots, gradients)
-                del graph, roots, gradients, logits, value  # their memory is free for the next minibatch
+                torch.autograd.backward(output, gradients)
+                del output, logits, value  # the memory of their graph is free for the next minibatch
                 ended = clock()
                 if guard.clip(parameters, limit):
                     optimizer.step()
@@ -193,52 +201,62 @@ class TrainingLane:
             add("_train.optimizer", stepped)
         return count, False
 
-    def _bound(self, sampling: dict[str, Any], after: AfterRows | None) -> tuple[EpochRows, ops.PPORows]:
-        """The rows of this update epoch's minibatches, and which of their entries is what to the loss."""
+    def _rows_of(self, sampling: dict[str, Any], after: AfterRows | None) -> EpochRows:
+        """The rows of an update epoch's minibatches."""
         buffer = self._experience.buffer
         keys = ("env_obs", "actions", "act_log_prob", "values", *(("valid",) if "valid" in buffer else ()))
         leaves: dict[Any, Tensor] = {key: buffer[key] for key in keys}
         leaves[_ADVANTAGES] = sampling["advantages"]
         leaves.update(zip(_ARRIVED, sampling.pop("columns"), strict=True))
-        del sampling["mb_idx"], sampling["reuse"]
         if after is not None:
             leaves.update(zip(_AFTER, after, strict=True))
-        rows = self._experience.epoch_rows(leaves, **sampling)
-        taken = rows.leaves
-        stored = ops.PPORows(
-            taken["act_log_prob"],
-            taken["values"],
-            taken[_ADVANTAGES],
-            *(taken[key] for key in _ARRIVED),
-            rows.weights,
-            taken.get("valid"),
-            *(taken.get(key) for key in _AFTER),
-        )
-        return rows, stored
+        del sampling["mb_idx"], sampling["reuse"]
+        return self._experience.epoch_rows(leaves, **sampling)
 
-    def _fitting(self, head: CategoricalHead, logits: Any, value: Any) -> ops.CategoricalPPO | None:
+    def _bound(
+        self, head: CategoricalHead, output: Any, rows: EpochRows, settings: ops.PPOSettings
+    ) -> ops.CategoricalPPO | None:
+        """The calculation for outputs of this kind; None where there is none."""
         experience, size = self._experience, head.spec.num_logits
-        layout = (
-            experience.minibatch_segments,
-            experience.bptt_horizon,
-            size,
-            getattr(logits, "dtype", None),
-        )
+        dtype = output[0].dtype if isinstance(output, tuple | list) and type(output[0]) is Tensor else None
+        if dtype not in _REAL:
+            return None
+        layout = (experience.minibatch_segments, experience.bptt_horizon, size, dtype)
         if self._ppo is None or self._ppo.layout != layout:
-            if layout[-1] not in _REAL:
-                return None
             nvec = None if head.spec.kind == "discrete" else head.spec.nvec
-            self._ppo = ops.CategoricalPPO(*layout, nvec)
-        return self._ppo if _fits(self._ppo, logits, value) else None
+            self._ppo, self._bound_to = ops.CategoricalPPO(*layout, nvec), None
+        values = experience.buffer["values"] if experience.write_back else None
+        bound = rows, settings, values
+        known = self._bound_to
+        if known is None or known[0] is not rows or known[1] != settings or known[2] is not values:
+            taken = rows.leaves
+            stored = ops.PPORows(
+                taken["act_log_prob"],
+                taken["values"],
+                taken[_ADVANTAGES],
+                taken[_ARRIVED[0]],
+                taken[_ARRIVED[1]],
+                rows.weights,
+                taken.get("valid"),
+                *(taken.get(key) for key in _AFTER),
+            )
+            self._ppo.bind(stored, settings, values)
+            self._bound_to = bound
+        return self._ppo
 
 
-def _fits(ppo: ops.CategoricalPPO, logits: Any, value: Any) -> bool:
+def _fits(ppo: ops.CategoricalPPO, output: Any) -> bool:
     rows, horizon, size, dtype = ppo.layout
+    if not isinstance(output, tuple | list) or len(output) != 2:
+        return False
+    logits, value = output
+    count = rows * horizon
     return (
         type(logits) is type(value) is Tensor
         and logits.is_cpu
+        and value.is_cpu
         and logits.dtype == value.dtype == dtype
-        and logits.shape == (rows * horizon, size)
-        and value.shape == (rows * horizon,)
+        and logits.shape == (count, size)
+        and value.shape in ((count,), (count, 1))
         and value.is_contiguous()
     )

@@ -88,11 +88,16 @@ class CategoricalPPO:
             self.advantages = self.returns = torch.empty(0)
         self._flat = self.log_prob.view(count), self.entropy.view(count)
         self._grad_log_prob, self.grad_values, self._grad_entropy = self._gradients.view(3, count).unbind()
+        self._grad_column = self.grad_values.unsqueeze(1)
         self._run: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies have memory of their own; pickled tensors would no longer be views of each other.
         return type(self), (*self.layout, self._nvec)
+
+    def grad_of_values(self, dims: int) -> Tensor:
+        """`grad_values` for values `[B * T]` or, with 2 dimensions, `[B * T, 1]`."""
+        return self.grad_values if dims == 1 else self._grad_column
 
     def bind(self, stored: PPORows, settings: PPOSettings, write_to: Tensor | None) -> None:
         """Prepare for minibatches whose rows are put into `stored`.
@@ -140,7 +145,7 @@ class CategoricalPPO:
         """One minibatch.
 
         Args:
-            logits, values: `[B * T, A]` and `[B * T]`.
+            logits, values: `[B * T, A]` and `[B * T]` or `[B * T, 1]`, contiguous.
             actions: integers `[B, T]` or `[B, T, k]`.
             indices: int64 `[B]`, which rows of `write_to` they are.
             statistics: float64 `[12]`, written: see `ppo_loss`.
