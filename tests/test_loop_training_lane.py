@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium
@@ -91,14 +93,15 @@ class Trained:
         self.loop = loop = make_loop(env, network=None if network is None else network(), **options)
         self.taken: list[bool] = []
         if lane:
-            minibatch = TrainingLane.minibatch
+            run = TrainingLane.run
 
             def counted(*arguments: Any) -> Any:
-                result = minibatch(*arguments)
-                self.taken.append(result is not None)
-                return result
+                trained, stop = run(*arguments)
+                left = trained < loop.experience.num_minibatches and not stop
+                self.taken += [True] * trained + [False] * left
+                return trained, stop
 
-            monkeypatch.setattr(TrainingLane, "minibatch", counted)
+            monkeypatch.setattr(TrainingLane, "run", counted)
         else:
             monkeypatch.setattr(TrainingLane, "opens", lambda *_: False)
         self.stats = []
@@ -134,8 +137,12 @@ CASES: dict[str, dict[str, Any]] = {
     "as it comes": {},
     "several choices": {"env": Several},
     "in order": {"sampling": {"method": "sequential"}},
+    "in order, several choices": {"env": Several, "sampling": {"method": "sequential"}},
     "by priority": {"sampling": {"method": "prioritized", "prio_alpha": 0.6}},
+    "with replacement": {"sampling": {"method": "prioritized", "law": "with_replacement"}},
+    "systematically": {"sampling": {"method": "prioritized", "law": "systematic"}},
     "shuffled": {"sampling": {"method": "permutation"}},
+    "by strata": {"sampling": {"method": "stratified"}},
     "no clipping": {"loss": {"clip_vloss": False, "norm_adv": False, "ent_coef": 0.1}},
     "nothing is written back": {"write_back": False},
     "a trunk with dropout": {"network": lambda: Shared(3)},
@@ -179,6 +186,23 @@ def test_a_network_that_changes_its_outputs_leaves_the_lane(monkeypatch: pytest.
     one, _ = both(monkeypatch, network=NoDropout)
     assert False in one.taken
     assert one.taken.count(True) < 20
+
+
+@pytest.mark.parametrize("method", ["sequential", "permutation", "prioritized", "stratified"])
+def test_a_copy_trains_by_itself(method: str) -> None:
+    """Bound calls hold tensors, which a copy has anew."""
+    env = Discrete()
+    loop = make_loop(env, sampling={"method": method})
+    for _ in range(2):
+        loop.rollout_phase(env, loop.context)
+        loop.training_phase(loop.context, 2)
+    twin = copy.deepcopy(loop)
+    assert twin.training_phase(twin.context, 2) == loop.training_phase(loop.context, 2)
+    for mine, its in zip(loop.policy.parameters(), twin.policy.parameters(), strict=True):
+        assert mine is not its
+        assert torch.equal(mine, its)
+    for key, entry in loop.experience.buffer.items():
+        assert torch.equal(entry, twin.experience.buffer[key])
 
 
 def test_nothing_to_train_is_an_error_in_the_lane_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,5 +258,11 @@ def test_is_not_taken_where_somebody_looks_at_a_minibatch() -> None:
     experience = make_loop(env)
     experience.experience.update = experience.experience.update
     assert not opens(experience)
+    numbers = make_loop(env)
+    numbers.experience.buffer["valid"] = numbers.experience.buffer["valid"].float()
+    assert not opens(numbers)
+    silent = make_loop(env)
+    silent.context.stopwatch = lambda name: nullcontext()
+    assert not opens(silent)
     with torch.no_grad():
         assert not opens(make_loop(env))

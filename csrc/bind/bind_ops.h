@@ -25,5 +25,6 @@ void bind_ppo_loss(PyObject* module);
 void bind_importance_ratio(PyObject* module);
 void bind_clip_grad_norm(PyObject* module);
 void bind_adam(PyObject* module);
+void bind_joined_calls(PyObject* module);
 
 }  // namespace hotloop

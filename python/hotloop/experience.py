@@ -18,8 +18,9 @@ from torch import Tensor
 from hotloop import ops
 from hotloop.context import SamplingConfig
 from hotloop.devices import exact_device, runs_ops
+from hotloop.experience_epoch import EpochRows
 from hotloop.experience_rows import RowBook, check_sizes
-from hotloop.experience_sampling import MinibatchSampler, SampledRows
+from hotloop.experience_sampling import MinibatchSampler
 from hotloop.experience_stats import buffer_stats
 from hotloop.experience_store import Remembered, StepStore
 from hotloop.ops._memory import zeros_buffer
@@ -350,36 +351,7 @@ class Experience:
         reuse: bool = False,
     ) -> tuple[TensorDict, list[Tensor]]:
         """`sample`, and the same rows of further `columns`, `[S, T]` each."""
-        rows = self.sample_rows(
-            columns,
-            mb_idx,
-            epoch,
-            total_timesteps,
-            batch_size,
-            advantages,
-            sampling_config=sampling_config,
-            seed=seed,
-            draw=draw,
-            reuse=reuse,
-        )
-        return self._sampler.assemble(rows)
-
-    def sample_rows(
-        self,
-        columns: Sequence[Tensor],
-        mb_idx: int,
-        epoch: int,
-        total_timesteps: int,
-        batch_size: int,
-        advantages: Tensor,
-        *,
-        sampling_config: Any = None,
-        seed: int | None = None,
-        draw: int | None = None,
-        reuse: bool = False,
-    ) -> SampledRows:
-        """`sample_columns` before TensorDicts are made of the rows."""
-        return self._sampler.sample(
+        rows = self._sampler.sample(
             mb_idx,
             advantages,
             config=sampling_config or self.sampling_config or SamplingConfig(),
@@ -389,6 +361,31 @@ class Experience:
             draw=epoch if draw is None else draw,
             reuse=reuse,
             columns=columns,
+        )
+        return self._sampler.assemble(rows)
+
+    def epoch_rows(
+        self,
+        leaves: Mapping[Key, Tensor],
+        epoch: int,
+        total_timesteps: int,
+        batch_size: int,
+        advantages: Tensor,
+        *,
+        sampling_config: Any = None,
+        seed: int | None = None,
+        draw: int | None = None,
+    ) -> EpochRows:
+        """What `sample` with `reuse` draws, for all minibatches of an update epoch and of a few `leaves`
+        alone, `[S, ...]` each and in host memory."""
+        return self._sampler.epoch_rows(
+            leaves,
+            advantages,
+            config=sampling_config or self.sampling_config or SamplingConfig(),
+            epoch=epoch,
+            total_epochs=max(1, total_timesteps // batch_size),
+            seed=self.seed if seed is None else seed,
+            draw=epoch if draw is None else draw,
         )
 
     def sample_sequential(self, mb_idx: int) -> tuple[TensorDict, Tensor]:
@@ -456,11 +453,6 @@ class Experience:
         else:
             for target, source in zip(targets, sources, strict=True):
                 target.index_copy_(0, indices, source.to(target.dtype))
-
-    def write_values(self, indices: Tensor, values: Tensor) -> None:
-        """`update` of the entry `values` alone, for values `[k, T]` in host memory that are detached."""
-        if self.write_back:
-            ops.scatter_([self.buffer["values"]], indices, [values])
 
     def reset_importance_sampling_ratios(self) -> None:
         """Set the buffer's `ratio` to 1, where it has one."""

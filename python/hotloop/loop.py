@@ -180,7 +180,7 @@ class CoreTrainingLoop:
         self._memory: dict[str, Tensor] = {}  # of a minibatch, overwritten by the next one
         self._gradients = GradientAverage(policy)
         self._draw_memory: dict[tuple[int, int], DrawMemory] = {}
-        self._lane = TrainingLane(experience)
+        self._lane = TrainingLane(experience, self._arrivals, self._guard)
         parts = (optimizer, losses, self._guard, self._recurrent_check)
         self._on_device = TrainingOnDevice(self.device, *parts, sync_audit, capture_optimizer_step)
 
@@ -353,9 +353,17 @@ class CoreTrainingLoop:
                 after = self._boundary.after(config, bootstraps)
                 advantages = self._arrivals.compute(self.experience.buffer, config, bootstraps, after)
             self.experience.buffer["advantages_full"] = advantages
-        lane = group == 1 and self._states is None and in_host_memory(self.experience.device)
-        lane = lane and not self._guard.may_undo and self._lane.opens(self.policy, self.losses, context)
-        for mb_idx in range(count):
+        lane = group == 1 and self._states is None and not self._guard.may_undo
+        lane = lane and in_host_memory(self.experience.device)
+        trained = 0
+        if advantages is not None and lane and self._lane.opens(self.policy, self.losses, context):
+            trained, stop = self._lane.run(
+                self.policy, self.losses, optimizer, advantages, context, after,
+                self.seed, self._update_epochs, parameters, max_grad_norm,
+            )  # fmt: skip
+            if stop:
+                return True
+        for mb_idx in range(trained, count):
             members = range(mb_idx // group * group, min(count, (mb_idx // group + 1) * group))
             if mb_idx % group == 0:
                 self._guard.begin_step(optimizer)
@@ -367,7 +375,7 @@ class CoreTrainingLoop:
                         self.losses, phase_shared, context, mb_idx, None, self._zero
                     )
             else:
-                total, stop = self._loop_minibatch(advantages, context, mb_idx, after, lane)
+                total, stop = self._loop_minibatch(advantages, context, mb_idx, after)
             if ranks.any_rank(stop):
                 if mb_idx % group:
                     self._guard.begin_step(optimizer)
@@ -394,16 +402,9 @@ class CoreTrainingLoop:
         context: ComponentContext,
         mb_idx: int,
         after: AfterRows | None = None,
-        lane: bool = False,
     ) -> tuple[Any, bool]:
-        """Draw a minibatch, run the policy on it, and sum up the losses; in the `lane` where it can be."""
+        """Draw a minibatch, run the policy on it, and sum up the losses."""
         stopwatch = context.stopwatch
-        if lane:
-            with stopwatch("_train.sample"):
-                rows = self.experience.sample_rows(**self._sampling(advantages, context, mb_idx))
-            result = self._lane.minibatch(rows, advantages, context, mb_idx, after)
-            if result is not None:
-                return result
         with stopwatch("_train.sample"):
             shared, columns, recurrent = self._draw(advantages, context, mb_idx)
         if mb_idx == 0:

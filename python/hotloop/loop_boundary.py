@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, StepBuilder, Window
-from hotloop.loop_training import AfterRows, arrivals
+from hotloop.loop_training import AfterRows, ArrivedColumns, kept
 from hotloop.loop_truncation import TruncationValues
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class RowBoundary:
             if leaf is not None
         }
         self._kept = self._view_entries()
-        self._memory: dict[str, Tensor] = {}
+        self._arrived = ArrivedColumns()
+        self._links: tuple[int, Tensor, Tensor] | None = None
         self._owner = torch.full((segments + 1,), -1, device=device)  # the agent that writes a row
         self._next_row = torch.full((segments + 1,), -1, device=device)  # where its agent went on, or -1
         agents = experience.total_agents
@@ -109,6 +110,7 @@ class RowBoundary:
         self.__dict__.update(state)
         if self._mode != "legacy":  # in a copy a view would have memory of its own
             self._kept = self._view_entries()
+            self._links = None  # a copy counts its changes anew
 
     def begin_rollout(self, env: Any) -> None:
         """Forget the last rollout and see whether this environment can be looked at without acting."""
@@ -240,17 +242,27 @@ class RowBoundary:
 
         The value of an observation that another row starts with is that row's, as it stands in the buffer
         now: losses write new values back. Those of the rollout's end remain as they were. The arguments are
-        those of `arrivals`; the next call overwrites what this one returns.
+        those of `ArrivedColumns.compute`; the next call overwrites what this one returns.
         """
         if not self._complete:
             return None
         values = self._kept["values"]
-        next_row = self._next_row[:-1]
-        firsts = self._experience.buffer["values"][:, 0].index_select(0, next_row.clamp(min=0))
-        linked = (next_row >= 0).reshape(-1, *[1] * (values.dim() - 1))
-        values = torch.where(linked, firsts, values)
-        rewards, cuts = arrivals(self._kept, config, bootstrap, self._memory)
+        rows, linked = self._linked(values.dim())
+        memory = self._arrived.memory
+        out = [kept(memory, name, values.shape, values.dtype, values.device) for name in ("firsts", "values")]
+        firsts = torch.index_select(self._experience.buffer["values"][:, 0], 0, rows, out=out[0])
+        values = torch.where(linked, firsts, values, out=out[1])
+        rewards, cuts = self._arrived.compute(self._kept, config, bootstrap)
         return AfterRows(values if values.dim() == 1 else values.mean(dim=-1), rewards, cuts)
+
+    def _linked(self, dims: int) -> tuple[Tensor, Tensor]:
+        """The row that each row goes on in, 0 where there is none, and whether there is one."""
+        version = self._next_row._version
+        if self._links is None or self._links[0] != version:
+            next_row = self._next_row[:-1]
+            linked = (next_row >= 0).reshape(-1, *[1] * (dims - 1))
+            self._links = version, next_row.clamp(min=0), linked
+        return self._links[1:]
 
 
 def _fetched_again(env: Any) -> Iterable[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -36,20 +37,78 @@ class AfterRows(NamedTuple):
         return AfterRows(*(column.index_select(0, indices) for column in self))
 
 
-class Arrivals:
-    """What the advantage recursion sees of a rollout, `[S, T]` each, in memory that is reused.
+class ArrivedColumns:
+    """Rewards and cuts that the recursion sees, arrival-indexed, in memory that is reused.
 
-    `rewards` and `cuts`: see `arrivals`. `importance`: 1, and 0 on invalid steps, which makes their advantage
-    0 and stops the trace there. `advantages`: of the whole buffer.
+    Rewards are relative to `reward_baseline` where that is stored; cuts are 1 where the trace ends. With
+    `bootstrap`, a truncated step brings the discounted value of the observation at which the episode was cut,
+    and cuts the trace like a terminated one: ``r + gamma * truncation_values``. Without, only `dones` cut and
+    truncation is ignored.
     """
 
     def __init__(self) -> None:
-        self._memory: dict[str, Tensor] = {}
+        self.memory: dict[str, Tensor] = {}
+        self.has_columns = False
+        self._made_of: tuple[Any, ...] | None = None
+        self._sources: list[Tensor] = []
+
+    def compute(self, data: TensorDictBase, config: Any, bootstrap: bool) -> tuple[Tensor, Tensor]:
+        """Rewards and cuts of the size of `data`; the next call overwrites them. `config` is an
+        `AdvantageConfig`."""
+        names = ["rewards", "dones", "reward_baseline"]
+        names += ["truncateds", "truncation_values"] if bootstrap else []
+        found: dict[str, Tensor] = {name: x for name in names if (x := data.get(name, None)) is not None}
+        sources = list(found.values())
+        # Within a phase nobody writes to them: the second update epoch finds all as it was.
+        made_of: tuple[Any, ...] | None = None
+        if not any(map(Tensor.is_inference, sources)):  # these do not count their changes
+            made_of = (float(config.gamma), bootstrap, [source._version for source in sources])
+        known = self._sources
+        same = made_of is not None and made_of == self._made_of and len(known) == len(sources)
+        if not same or not all(map(is_, known, sources)):
+            self.forget()
+            self._fill(found, float(config.gamma), bootstrap)
+            self._made_of, self._sources, self.has_columns = made_of, sources, True
+        return self.memory["rewards"], self.memory["cuts"]
+
+    def forget(self) -> None:
+        """There are no columns any more."""
+        self.has_columns = False
+        self._made_of, self._sources = None, []
+
+    def _fill(self, found: Mapping[str, Tensor], gamma: float, bootstrap: bool) -> None:
+        like = found["rewards"]
+
+        def take(name: str) -> Tensor:
+            return kept(self.memory, name, like.shape, like.dtype, like.device)
+
+        rewards = take("rewards").copy_(like)
+        cuts = take("cuts").copy_(found["dones"])
+        if "reward_baseline" in found:
+            rewards.sub_(found["reward_baseline"])
+        if bootstrap:
+            truncateds = take("truncateds").copy_(found["truncateds"])
+            ends = torch.mul(found["truncation_values"], truncateds, out=take("ends"))
+            ends.addcmul_(ends, cuts, value=-1.0)  # what terminated has no future
+            rewards.add_(ends, alpha=gamma)
+            torch.maximum(cuts, truncateds, out=cuts)
+
+
+class Arrivals:
+    """What the advantage recursion sees of a rollout, `[S, T]` each, in memory that is reused.
+
+    `rewards` and `cuts`: see `ArrivedColumns`. `importance`: 1, and 0 on invalid steps, which makes their
+    advantage 0 and stops the trace there. `advantages`: of the whole buffer.
+    """
+
+    def __init__(self) -> None:
+        self._arrived = ArrivedColumns()
 
     @property
     def columns(self) -> list[Tensor]:
         """`rewards` and `cuts`, of which each minibatch needs its rows; none where there are no values."""
-        return [self._memory[name] for name in ("rewards", "cuts") if name in self._memory]
+        arrived = self._arrived
+        return [arrived.memory[name] for name in ("rewards", "cuts")] if arrived.has_columns else []
 
     def compute(
         self, buffer: TensorDictBase, config: Any, bootstrap: bool, after: AfterRows | None = None
@@ -58,9 +117,9 @@ class Arrivals:
         `values`, and in the last column without `after`. `config` is an `AdvantageConfig`."""
         values = _values(buffer)
         if values is None:
-            self._memory.pop("rewards", None)
+            self._arrived.forget()
             return self._take("advantages", buffer, torch.float32).zero_()
-        rewards, cuts = arrivals(buffer, config, bootstrap, self._memory)
+        rewards, cuts = self._arrived.compute(buffer, config, bootstrap)
         valid = buffer.get("valid", None)
         importance = self._take("importance", buffer, values.dtype)
         if valid is None:
@@ -71,36 +130,7 @@ class Arrivals:
         return puff(values, rewards, cuts, importance, config, out, after)
 
     def _take(self, name: str, buffer: TensorDictBase, dtype: torch.dtype) -> Tensor:
-        return kept(self._memory, name, buffer.batch_size, dtype, buffer.device)
-
-
-def arrivals(
-    data: TensorDictBase, config: Any, bootstrap: bool, memory: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Rewards and cuts that the recursion sees, arrival-indexed, of the size of `data` and in `memory`.
-
-    Rewards are relative to `reward_baseline` where that is stored; cuts are 1 where the trace ends. With
-    `bootstrap`, a truncated step brings the discounted value of the observation at which the episode was cut,
-    and cuts the trace like a terminated one: ``r + gamma * truncation_values``. Without, only `dones` cut and
-    truncation is ignored.
-    """
-    dtype = data["rewards"].dtype
-
-    def take(name: str) -> Tensor:
-        return kept(memory, name, data.batch_size, dtype, data.device)
-
-    rewards = take("rewards").copy_(data["rewards"])
-    cuts = take("cuts").copy_(data["dones"])
-    baseline = data.get("reward_baseline", None)
-    if baseline is not None:
-        rewards.sub_(baseline)
-    if bootstrap:
-        truncateds = take("truncateds").copy_(data["truncateds"])
-        ends = torch.mul(data["truncation_values"], truncateds, out=take("ends"))
-        ends.addcmul_(ends, cuts, value=-1.0)  # what terminated has no future
-        rewards.add_(ends, alpha=float(config.gamma))
-        torch.maximum(cuts, truncateds, out=cuts)
-    return rewards, cuts
+        return kept(self._arrived.memory, name, buffer.batch_size, dtype, buffer.device)
 
 
 def kept(
@@ -325,7 +355,7 @@ def sampling_arguments(
     seed: int | None,
     draw: int,
 ) -> dict[str, Any]:
-    """Arguments of `Experience.sample_columns` and `sample_rows` for one minibatch. Key of the draw is the
+    """Arguments of `Experience.sample_columns` for one minibatch. Key of the draw is the
     loop's own `seed`, else the configuration's, else the experience's."""
     config = context.config
     if seed is None:

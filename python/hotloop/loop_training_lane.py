@@ -1,14 +1,17 @@
-"""The fast lane of training: a minibatch of a categorical policy under `PPOLoss` alone.
+"""The fast lane of training: update epochs of a categorical policy under `PPOLoss` alone.
 
 Nobody looks at such a minibatch between the buffer and the optimizer. So its rows need no TensorDict, and the
-loss no graph: native calls differentiate it by the network's outputs (`hotloop.ops.CategoricalPPO`), from
-where autograd goes on. Parameters, buffers and statistics are to the last bit those of the ordinary way.
+loss no graph: one native call differentiates it by the network's outputs (`hotloop.ops.CategoricalPPO`), from
+where autograd goes on. What is the same for all minibatches of an update epoch is looked up once: after a
+network's pass all other code has left the processor's caches, so what counts is how many things are called.
+Parameters, buffers and statistics are to the last bit those of the ordinary way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
@@ -16,18 +19,30 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.experience import Experience
-from hotloop.loop_training import AfterRows, gate_allows, kept, puff
+from hotloop.loop_nonfinite import NonFiniteGuard
+from hotloop.loop_training import (
+    AfterRows,
+    Arrivals,
+    check_graph,
+    gate_allows,
+    max_grad_norm_of,
+    sampling_arguments,
+    uses_delta_lambda,
+)
 from hotloop.losses import PPOLoss, ranks
-from hotloop.losses.base import valid_mask
 from hotloop.policies.actor_critic import ActorCriticBase, ActorCriticPolicy
 from hotloop.policies.heads import CategoricalHead
 
 if TYPE_CHECKING:
     from hotloop.context import ComponentContext
-    from hotloop.experience_sampling import SampledRows
+    from hotloop.experience_epoch import EpochRows
 
 _REAL = (torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)
+# What is taken of a row beside the buffer's entries, whose names these are not.
+_ADVANTAGES = ("", "advantages")
+_ARRIVED = (("", "rewards"), ("", "cuts"))
+_AFTER = (("", "next values"), ("", "next rewards"), ("", "next cuts"))
 # Methods that the lane goes past: who replaces one on an object wants it called.
 _OF_THE_LOSS = {
     "train",
@@ -41,32 +56,17 @@ _OF_THE_POLICY = {"forward", "_checked", "_write_evaluated"}
 _OF_THE_EXPERIENCE = {"sample", "sample_columns", "update"}
 
 
-class Differentiated(NamedTuple):
-    """A loss whose gradient at the network's outputs is known: what of a tensor's face the loop needs."""
-
-    roots: list[Tensor]
-    gradients: list[Tensor]
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether there is anything to differentiate."""
-        return bool(self.roots)
-
-    def backward(self) -> None:
-        """Add to the gradients of the parameters."""
-        torch.autograd.backward(self.roots, self.gradients)
-
-
 class TrainingLane:
-    """Minibatches of one loop."""
+    """Update epochs of one loop."""
 
-    def __init__(self, experience: Experience) -> None:
-        self._experience = experience
-        self._policy: Any = None
-        self._loss: Any = None
-        self._memory: dict[str, Tensor] = {}
+    def __init__(self, experience: Experience, arrivals: Arrivals, guard: NonFiniteGuard) -> None:
+        self._experience, self._arrivals, self._guard = experience, arrivals, guard
         self._ppo: ops.CategoricalPPO | None = None
+        self._bound_to: tuple[EpochRows, ops.PPOSettings, Tensor | None] | None = None
         self._seen = False  # whether the last minibatch showed outputs that the native calls take
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_bound_to": None}  # a copy has other tensors
 
     def see(self, policy_td: TensorDictBase) -> None:
         """Look at what the policy gave in the ordinary way."""
@@ -80,10 +80,9 @@ class TrainingLane:
         )
 
     def opens(self, policy: Any, losses: Mapping[str, Any], context: ComponentContext) -> bool:
-        """Whether the next minibatches may go through `minibatch`; asked once an update epoch."""
+        """Whether the next update epoch may go through `run`."""
         experience, kind, buffer = self._experience, type(policy), self._experience.buffer
         loss = next(iter(losses.values()), None)
-        self._policy, self._loss = policy, loss
         return (
             self._seen
             and len(losses) == 1
@@ -92,6 +91,7 @@ class TrainingLane:
             and loss.replay is experience
             and vars(loss).keys().isdisjoint(_OF_THE_LOSS)
             and gate_allows(loss, "train", context)
+            and not uses_delta_lambda(losses, context)
             and type(experience) is Experience
             and vars(experience).keys().isdisjoint(_OF_THE_EXPERIENCE)
             and experience.device.type == "cpu"
@@ -107,81 +107,156 @@ class TrainingLane:
             and "env_obs" in buffer
             and "actions" in buffer
             and buffer["actions"].dtype in _INTEGERS
+            and ("valid" not in buffer or buffer["valid"].dtype == torch.bool)
+            and callable(getattr(context.stopwatch, "add", None))
             and not ranks.several_ranks()
             and torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active()
         )
 
-    def minibatch(
+    def run(
         self,
-        rows: SampledRows,
+        policy: Any,
+        losses: Mapping[str, Any],
+        optimizer: torch.optim.Optimizer,
         advantages: Tensor,
         context: ComponentContext,
-        mb_idx: int,
         after: AfterRows | None,
-    ) -> tuple[Differentiated, bool] | None:
-        """Run the policy on rows of the buffer and differentiate the loss; whether the loss asks to stop.
+        seed: int | None,
+        draw: int,
+        parameters: Sequence[Tensor],
+        max_grad_norm: float,
+    ) -> tuple[int, bool]:
+        """One update epoch. Arguments as of `sampling_arguments` and the loop's.
 
-        None where the network's outputs are not what they were: the minibatch must go the ordinary way.
+        Returns how many minibatches were trained on, which is less than all where the network's outputs are
+        not what they were; and whether the loss asks to stop.
         """
-        stopwatch, policy, leaves = context.stopwatch, self._policy, rows.leaves
-        with stopwatch("_train.forward"):
-            policy.reset_memory()
-            observations = leaves["env_obs"].flatten(0, 1)
-            logits, value = policy.logits_and_value(policy._checked(observations))
-            ppo = self._fitting(logits, value)
-            if ppo is None:
-                self._seen = False
-                return None
-        recording = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
+        loss, guard, clock = next(iter(losses.values())), self._guard, perf_counter
+        sampled = forward = lost = backward = stepped = 0.0
+        now = clock()
+        columns = self._arrivals.columns
+        sampling = sampling_arguments(self._experience, context, columns, advantages, 0, seed, draw)
+        rows = self._rows_of(sampling, after)
+        settings = loss.settings(context.config.advantage)
+        limit, count = max_grad_norm_of(losses, max_grad_norm), self._experience.num_minibatches
+        statistics = torch.empty(count, len(ops.PPO_STATISTICS), dtype=torch.float64).unbind()
+        network, observations = policy._acting_network(), None
+        ppo: ops.CategoricalPPO | None = None
+        sampled += clock() - now
         try:
-            with stopwatch("_train.forward"):
-                ppo.evaluate(logits, leaves["actions"])
-                values = value.view(ppo.log_prob.shape)
-            with stopwatch("_train.advantage"):
-                advantages_pg = self._advantages_pg(ppo.log_prob, rows, context.config.advantage, after)
-            with stopwatch("_train.losses"):
-                full = advantages if mb_idx == 0 else None
-                if self._loss.differentiate(ppo, rows, values, advantages_pg, full, mb_idx):
-                    return Differentiated([], []), True
+            for mb_idx in range(count):
+                guard.begin_step(optimizer)
+                now = clock()
+                rows.take(mb_idx)
+                ready = clock()
+                policy.reset_memory()
+                if observations is None or rows.views:
+                    observations = rows.leaves["env_obs"].flatten(0, 1)
+                output = network(policy._checked(observations))
+                passed = clock()
+                sampled, forward = sampled + ready - now, forward + passed - ready
+                torch._C._set_grad_enabled(False)
+                try:
+                    if ppo is None:
+                        ppo = self._bound(policy.head, output, rows, settings)
+                    if ppo is None or not _fits(ppo, output):
+                        self._seen = False
+                        return mb_idx, False
+                    if loss.stops_before(mb_idx, advantages):
+                        return mb_idx, True
+                    logits, value = output
+                    actions = rows.leaves["actions"]
+                    ppo.differentiate(logits, value, actions, rows.indices, statistics[mb_idx])
+                finally:
+                    torch._C._set_grad_enabled(True)
+                loss.track_statistics(statistics[mb_idx])
+                gradients = [ppo.grad_logits, ppo.grad_of_values(value.dim())]
+                if not (logits.requires_grad and value.requires_grad):
+                    gradients = [
+                        gradient
+                        for root, gradient in zip(output, gradients, strict=True)
+                        if root.requires_grad
+                    ]
+                    output = [root for root in output if root.requires_grad]
+                    if not output:
+                        check_graph(logits, losses)
+                computed = clock()
+                torch.autograd.backward(output, gradients)
+                del output, logits, value  # the memory of their graph is free for the next minibatch
+                ended = clock()
+                if guard.clip(parameters, limit):
+                    optimizer.step()
+                done = clock()
+                lost, backward = lost + computed - passed, backward + ended - computed
+                stepped += done - ended
+                loss.on_mb_end(context, mb_idx)
         finally:
-            torch._C._set_grad_enabled(recording)
-        both = ((logits, ppo.grad_logits), (value, ppo.grad_values))
-        wanted = [(root, gradient) for root, gradient in both if root.requires_grad]
-        return Differentiated([root for root, _ in wanted], [gradient for _, gradient in wanted]), False
+            add = context.stopwatch.add
+            add("_train.sample", sampled)
+            add("_train.forward", forward)
+            add("_train.losses", lost)
+            add("_train.backward", backward)
+            add("_train.optimizer", stepped)
+        return count, False
 
-    def _fitting(self, logits: Any, value: Any) -> ops.CategoricalPPO | None:
-        experience, head = self._experience, self._policy.head
-        rows, horizon = experience.minibatch_segments, experience.bptt_horizon
-        size = head.spec.num_logits
-        fits = (
-            type(logits) is type(value) is Tensor
-            and logits.is_cpu
-            and logits.dtype in _REAL
-            and value.dtype == logits.dtype
-            and logits.shape == (rows * horizon, size)
-            and value.shape == (rows * horizon,)
-            and value.is_contiguous()
-        )
-        if not fits:
+    def _rows_of(self, sampling: dict[str, Any], after: AfterRows | None) -> EpochRows:
+        """The rows of an update epoch's minibatches."""
+        buffer = self._experience.buffer
+        keys = ("env_obs", "actions", "act_log_prob", "values", *(("valid",) if "valid" in buffer else ()))
+        leaves: dict[Any, Tensor] = {key: buffer[key] for key in keys}
+        leaves[_ADVANTAGES] = sampling["advantages"]
+        leaves.update(zip(_ARRIVED, sampling.pop("columns"), strict=True))
+        if after is not None:
+            leaves.update(zip(_AFTER, after, strict=True))
+        del sampling["mb_idx"], sampling["reuse"]
+        return self._experience.epoch_rows(leaves, **sampling)
+
+    def _bound(
+        self, head: CategoricalHead, output: Any, rows: EpochRows, settings: ops.PPOSettings
+    ) -> ops.CategoricalPPO | None:
+        """The calculation for outputs of this kind; None where there is none."""
+        experience, size = self._experience, head.spec.num_logits
+        dtype = output[0].dtype if isinstance(output, tuple | list) and type(output[0]) is Tensor else None
+        if dtype not in _REAL:
             return None
-        if self._ppo is None or self._ppo.layout != (rows, horizon, size, logits.dtype):
+        layout = (experience.minibatch_segments, experience.bptt_horizon, size, dtype)
+        if self._ppo is None or self._ppo.layout != layout:
             nvec = None if head.spec.kind == "discrete" else head.spec.nvec
-            self._ppo = ops.CategoricalPPO(rows, horizon, size, logits.dtype, nvec)
+            self._ppo, self._bound_to = ops.CategoricalPPO(*layout, nvec), None
+        values = experience.buffer["values"] if experience.write_back else None
+        bound = rows, settings, values
+        known = self._bound_to
+        if known is None or known[0] is not rows or known[1] != settings or known[2] is not values:
+            taken = rows.leaves
+            stored = ops.PPORows(
+                taken["act_log_prob"],
+                taken["values"],
+                taken[_ADVANTAGES],
+                taken[_ARRIVED[0]],
+                taken[_ARRIVED[1]],
+                rows.weights,
+                taken.get("valid"),
+                *(taken.get(key) for key in _AFTER),
+            )
+            self._ppo.bind(stored, settings, values)
+            self._bound_to = bound
         return self._ppo
 
-    def _advantages_pg(
-        self, log_prob: Tensor, rows: SampledRows, config: Any, after: AfterRows | None
-    ) -> Tensor:
-        """See `hotloop.loop_training.policy_gradient_advantages`."""
-        leaves = rows.leaves
-        old, values = leaves["act_log_prob"], leaves["values"]
-        out = kept(self._memory, "importance", old.shape, log_prob.dtype, old.device)
-        importance = ops.importance_ratio(log_prob, old, valid_mask(leaves), 0.0, out=out)
-        rewards, cuts = rows.columns
-        out = kept(self._memory, "advantages_pg", values.shape, values.dtype, values.device)
-        if after is not None:
-            after = after.rows(rows.indices)
-        return puff(values, rewards, cuts, importance, config, out, after)
+
+def _fits(ppo: ops.CategoricalPPO, output: Any) -> bool:
+    rows, horizon, size, dtype = ppo.layout
+    if not isinstance(output, tuple | list) or len(output) != 2:
+        return False
+    logits, value = output
+    count = rows * horizon
+    return (
+        type(logits) is type(value) is Tensor
+        and logits.is_cpu
+        and value.is_cpu
+        and logits.dtype == value.dtype == dtype
+        and logits.shape == (count, size)
+        and value.shape in ((count,), (count, 1))
+        and value.is_contiguous()
+    )

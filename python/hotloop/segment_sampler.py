@@ -104,7 +104,7 @@ class SegmentSampler:
             }
         )
         with torch.inference_mode(False):
-            self._out = (
+            self.memory = (
                 torch.empty(minibatch_segments, dtype=torch.int64, device=self.device),
                 torch.empty(minibatch_segments, device=self.device),
             )
@@ -165,8 +165,12 @@ class SegmentSampler:
             epoch=epoch,
             minibatch=minibatch,
             beta=1.0 if beta is None else beta,
-            out=self._out if out is None else out,
+            out=self.memory if out is None else out,
         )
+
+    def priorities(self, advantages: Tensor) -> Tensor:
+        """`[S]`, on `device`: what `draw` makes of advantages `[S, T]`."""
+        return self._priorities_of(advantages, None)
 
     def _priorities_of(self, advantages: Tensor | None, priorities: Tensor | None) -> Tensor:
         if (advantages is None) == (priorities is None):

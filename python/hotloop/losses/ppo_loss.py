@@ -100,45 +100,39 @@ class PPOLoss(PPOCritic):
             self._returns = torch.empty_like(old_values)
         return torch.add(advantages, old_values, out=self._returns)
 
-    def differentiate(
-        self,
-        ppo: ops.CategoricalPPO,
-        rows: Any,
-        values: Tensor,
-        advantages_pg: Tensor,
-        advantages_full: Tensor | None,
-        mb_idx: int,
-    ) -> bool:
-        """What `run_train` does for one minibatch, past autograd: its gradients are left in `ppo`, which has
-        evaluated the actions. Returns whether to stop instead.
+    # For a loop that differentiates by `hotloop.ops.CategoricalPPO`: together what `run_train` does
 
-        `rows`: of the minibatch (see `Experience.sample_rows`); `values`: the policy's, ``[B, T]``;
-        `advantages_full`: of the whole buffer, with the first minibatch of an update epoch.
+    def settings(self, advantage: Any) -> ops.PPOSettings:
+        """The numbers of a minibatch's calculation; `advantage` is an `AdvantageConfig`."""
+        cfg = self.cfg
+        return ops.PPOSettings(
+            float(advantage.gamma),
+            float(advantage.gae_lambda),
+            float(advantage.vtrace_rho_clip),
+            float(advantage.vtrace_c_clip),
+            cfg.clip_coef,
+            cfg.vf_clip_coef if cfg.clip_vloss else None,
+            cfg.vf_coef,
+            cfg.ent_coef,
+            cfg.norm_adv,
+        )
+
+    def stops_before(self, mb_idx: int, advantages_full: Tensor) -> bool:
+        """Before minibatch `mb_idx` of an update epoch is differentiated: whether to stop instead.
+
+        `advantages_full`: of the whole buffer, whose values are those they were made from.
         """
-        self._actor.cfg = cfg = self.cfg
+        self._actor.cfg = self.cfg
         if self._actor.past_target(mb_idx):
             return True
-        if advantages_full is not None:
+        if mb_idx == 0:
             self._track_explained_variance({"advantages_full": advantages_full})
-        leaves = rows.leaves
-        old_values = leaves["values"]
-        statistics = ppo.differentiate(
-            leaves["act_log_prob"],
-            advantages_pg,
-            values,
-            old_values,
-            self._returns_of(rows.advantages, old_values),
-            prio_weights=rows.weights,
-            valid=valid_mask(leaves),
-            clip_coef=cfg.clip_coef,
-            vf_clip_coef=cfg.vf_clip_coef if cfg.clip_vloss else None,
-            vf_coef=cfg.vf_coef,
-            ent_coef=cfg.ent_coef,
-            normalize_advantage=cfg.norm_adv,
-        )
-        self.loss_tracker.add_means(_MEANS, statistics, (1.0, cfg.vf_coef, 1.0, 1.0, 1.0, 1.0, 1.0))
-        self.replay.write_values(rows.indices, values)
         return False
+
+    def track_statistics(self, statistics: Tensor) -> None:
+        """Add those of a minibatch, as `hotloop.ops.ppo_loss` gives them; the tensor is kept."""
+        scales = (1.0, self.cfg.vf_coef, 1.0, 1.0, 1.0, 1.0, 1.0)
+        self.loss_tracker.add_means(_MEANS, statistics, scales)
 
     def _fused(
         self,
@@ -178,7 +172,7 @@ class PPOLoss(PPOCritic):
             ent_coef=cfg.ent_coef,
             normalize_advantage=cfg.norm_adv and alone,
         )
-        self.loss_tracker.add_means(_MEANS, statistics, (1.0, cfg.vf_coef, 1.0, 1.0, 1.0, 1.0, 1.0))
+        self.track_statistics(statistics)
         return loss
 
 

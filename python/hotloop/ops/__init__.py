@@ -1,5 +1,5 @@
-"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`; `ActPlan` and
-`CategoricalPPO`, which join several ops for the loop, are measured by these.
+"""The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`; `ActPlan`,
+`CategoricalPPO` and `SamplePlan`, which join several ops for the loop, are measured by these.
 
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
@@ -7,7 +7,7 @@ Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torc
 from hotloop.ops.act_plan import ActPlan
 from hotloop.ops.adam import adam_
 from hotloop.ops.categorical import categorical_evaluate, categorical_sample
-from hotloop.ops.categorical_ppo import CategoricalPPO
+from hotloop.ops.categorical_ppo import CategoricalPPO, PPORows, PPOSettings
 from hotloop.ops.clip_grad_norm import clip_grad_norm_
 from hotloop.ops.delta_lambda import delta_lambda
 from hotloop.ops.determinism import determinism
@@ -24,6 +24,7 @@ from hotloop.ops.retrace import retrace
 from hotloop.ops.reverse_scan import reverse_scan
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.row_priorities import row_priorities
+from hotloop.ops.sample_plan import SamplePlan
 from hotloop.ops.sample_segments import sample_segments
 from hotloop.ops.scatter import scatter_
 from hotloop.ops.stage_plan import StagePlan
@@ -40,7 +41,10 @@ __all__ = [
     "CategoricalPPO",
     "GatherPlan",
     "LastActions",
+    "PPORows",
+    "PPOSettings",
     "RowCursors",
+    "SamplePlan",
     "StagePlan",
     "StorePlan",
     "adam_",

@@ -3,21 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hotloop import _core
-from hotloop.ops.ppo_loss import PPO_STATISTICS
+from hotloop.ops.joined_calls import NativeCall, Slot, join_calls
+
+_LOGITS, _VALUES, _FLAT_ACTIONS = Slot("logits"), Slot("values"), Slot("actions")
+_INDICES, _WRITTEN, _STATISTICS = Slot("indices"), Slot("written"), Slot("statistics")
+
+
+class PPORows(NamedTuple):
+    """What the rollout stored of a minibatch, ``[B, T]`` each: memory that every minibatch overwrites.
+
+    `advantages`: of the whole buffer's recursion, which with `values` give the returns. `rewards`, `dones`,
+    `next_*` (``[B]``): what the recursion over the minibatch sees, see `puff_advantage`. `prio_weights`:
+    stride 0 along T is allowed. `valid`: bool.
+    """
+
+    log_prob: Tensor
+    values: Tensor
+    advantages: Tensor
+    rewards: Tensor
+    dones: Tensor
+    prio_weights: Tensor
+    valid: Tensor | None = None
+    next_values: Tensor | None = None
+    next_rewards: Tensor | None = None
+    next_dones: Tensor | None = None
+
+
+class PPOSettings(NamedTuple):
+    """The numbers of `puff_advantage` and of `ppo_loss`, under their names there."""
+
+    gamma: float
+    gae_lambda: float
+    rho_clip: float
+    c_clip: float
+    clip_coef: float
+    vf_clip_coef: float | None
+    vf_coef: float
+    ent_coef: float
+    normalize_advantage: bool
+    eps: float = 1e-8
 
 
 class CategoricalPPO:
-    """`categorical_evaluate` and `ppo_loss`, forward and backward, without autograd between them.
+    """A minibatch from its logits and values to the loss's gradient by them, in one native call.
 
-    The gradient of the loss is made in memory that the next minibatch overwrites; pass it to
-    `torch.autograd.backward` with the network's outputs. Bits are those of the two ops and their backward
-    passes. Gradient mode must be off in calls, and all tensors plain ones in host memory.
+    It joins `categorical_evaluate`, `importance_ratio`, `puff_advantage`, `ppo_loss` and the backward passes
+    of the first and the last, without autograd between them, and gives their bits. The gradient is made in
+    memory that the next minibatch overwrites; pass it to `torch.autograd.backward` with the network's
+    outputs. Gradient mode must be off in calls, and all tensors plain ones in host memory.
 
     Args:
         rows, horizon: B and T of a minibatch.
@@ -26,8 +65,10 @@ class CategoricalPPO:
         nvec: the number of choices of each head; None for a single one.
 
     Attributes:
-        log_prob, entropy: `[B, T]`, of the actions evaluated last.
-        grad_logits, grad_values: `[B * T, A]` and `[B * T]`, of the loss computed last.
+        log_prob, entropy: `[B, T]`, of the actions of the last minibatch.
+        advantages: `[B, T]`, its advantages, before they are normalised.
+        returns: `[B, T]`, what its values were to be.
+        grad_logits, grad_values: `[B * T, A]` and `[B * T]`, of its loss.
     """
 
     def __init__(
@@ -39,71 +80,81 @@ class CategoricalPPO:
         self._actions_shape = (count,) if nvec is None else (count, heads)
         with torch.inference_mode(False):
             self.log_prob, self.entropy = torch.empty(2, rows, horizon, dtype=dtype).unbind()
+            self._importance = torch.empty(rows, horizon, dtype=dtype)
             self._saved = torch.empty(count, 3 * heads, dtype=dtype)
             self._gradients = torch.empty(3, rows, horizon, dtype=dtype)
             self._loss = torch.empty((), dtype=dtype)
             self.grad_logits = torch.empty(count, num_logits, dtype=dtype)
+            self.advantages = self.returns = torch.empty(0)
         self._flat = self.log_prob.view(count), self.entropy.view(count)
         self._grad_log_prob, self.grad_values, self._grad_entropy = self._gradients.view(3, count).unbind()
-        self._inputs: tuple[Tensor, Tensor] | None = None
+        self._grad_column = self.grad_values.unsqueeze(1)
+        self._run: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies have memory of their own; pickled tensors would no longer be views of each other.
         return type(self), (*self.layout, self._nvec)
 
-    def evaluate(self, logits: Tensor, actions: Tensor) -> None:
-        """Log probabilities and entropies of integer `actions` `[B, T]` or `[B, T, k]`.
+    def grad_of_values(self, dims: int) -> Tensor:
+        """`grad_values` for values `[B * T]` or, with 2 dimensions, `[B * T, 1]`."""
+        return self.grad_values if dims == 1 else self._grad_column
 
-        Raises:
-            TypeError, ValueError, IndexError: as `categorical_evaluate`.
+    def bind(self, stored: PPORows, settings: PPOSettings, write_to: Tensor | None) -> None:
+        """Prepare for minibatches whose rows are put into `stored`.
+
+        Args:
+            write_to: `[S, T]`, whose rows get the new values; None: they go nowhere.
         """
-        actions = actions.reshape(self._actions_shape)
-        log_prob, entropy = self._flat
-        native = _core.categorical_evaluate(logits, actions, None, self._nvec, log_prob, entropy, self._saved)
-        if native is NotImplemented:
-            raise TypeError(
-                "CategoricalPPO.evaluate: logits and actions must be plain tensors, got a subclass"
-            )
-        self._inputs = logits, actions
+        like = stored.values
+        if self.returns.shape != like.shape or self.returns.dtype != like.dtype:
+            with torch.inference_mode(False):
+                self.advantages, self.returns = torch.empty_like(like), torch.empty_like(like)
+        calls = self._calls(stored, settings)
+        if write_to is not None:
+            calls.append((_core.scatter_, [write_to], _INDICES, _WRITTEN))
+        slots = (_LOGITS, _VALUES, _FLAT_ACTIONS, _INDICES, _WRITTEN, _STATISTICS)
+        self._run = join_calls("CategoricalPPO", calls, slots)
+
+    def _calls(self, stored: PPORows, settings: PPOSettings) -> list[NativeCall]:
+        at = settings
+        return [
+            (_core.categorical_evaluate, _LOGITS, _FLAT_ACTIONS, None, self._nvec, *self._flat, self._saved),
+            (_core.importance_ratio, self.log_prob, stored.log_prob, stored.valid, 0.0, self._importance),
+            (
+                _core.puff_advantage, stored.values, stored.rewards, stored.dones, self._importance, at.gamma,
+                at.gae_lambda, at.rho_clip, at.c_clip, stored.next_values, stored.next_rewards,
+                stored.next_dones, None, None, None, self.advantages,
+            ),
+            (Tensor.copy_, self.returns, stored.advantages),
+            (Tensor.add_, self.returns, stored.values),
+            (
+                _core.ppo_loss, self.log_prob, stored.log_prob, self.advantages, _VALUES, stored.values,
+                self.returns, self.entropy, stored.prio_weights, stored.valid, at.clip_coef, at.vf_clip_coef,
+                at.vf_coef, at.ent_coef, at.normalize_advantage, at.eps, self._loss, _STATISTICS,
+                self._gradients,
+            ),
+            (
+                _core.categorical_evaluate_backward, self._grad_log_prob, self._grad_entropy, _LOGITS,
+                _FLAT_ACTIONS, None, self._nvec, self._saved, self.grad_logits,
+            ),
+        ]  # fmt: skip
 
     def differentiate(
-        self,
-        old_log_prob: Tensor,
-        advantages: Tensor,
-        new_values: Tensor,
-        old_values: Tensor,
-        returns: Tensor,
-        *,
-        prio_weights: Tensor | None = None,
-        valid: Tensor | None = None,
-        clip_coef: float,
-        vf_clip_coef: float | None,
-        vf_coef: float,
-        ent_coef: float,
-        normalize_advantage: bool,
-        eps: float = 1e-8,
-    ) -> Tensor:
-        """The gradients of the loss, in `grad_logits` and `grad_values`, and its statistics, a new tensor
-        `[12]`: see `ppo_loss`, whose arguments these are, `[B, T]` each.
+        self, logits: Tensor, values: Tensor, actions: Tensor, indices: Tensor, statistics: Tensor
+    ) -> None:
+        """One minibatch.
+
+        Args:
+            logits, values: `[B * T, A]` and `[B * T]` or `[B * T, 1]`, contiguous.
+            actions: integers `[B, T]` or `[B, T, k]`.
+            indices: int64 `[B]`, which rows of `write_to` they are.
+            statistics: float64 `[12]`, written: see `ppo_loss`.
 
         Raises:
-            TypeError, ValueError: as `ppo_loss`.
-            RuntimeError: without `evaluate` before.
+            TypeError, ValueError, IndexError: as the ops. What they wrote before is left.
+            RuntimeError: without `bind` before.
         """
-        if self._inputs is None:
-            raise RuntimeError("CategoricalPPO.differentiate: evaluate must be called before, got no logits")
-        statistics = torch.empty(len(PPO_STATISTICS), dtype=torch.float64)
-        native: Any = _core.ppo_loss(
-            self.log_prob, old_log_prob, advantages, new_values, old_values, returns, self.entropy,
-            prio_weights, valid, clip_coef, vf_clip_coef, vf_coef, ent_coef, normalize_advantage, eps,
-            self._loss, statistics, self._gradients,
-        )  # fmt: skip
-        if native is NotImplemented:
-            raise TypeError("CategoricalPPO.differentiate: all tensors must be plain ones, got a subclass")
-        logits, actions = self._inputs
-        self._inputs = None  # they are the caller's to free
-        _core.categorical_evaluate_backward(
-            self._grad_log_prob, self._grad_entropy, logits, actions, None, self._nvec, self._saved,
-            self.grad_logits,
-        )  # fmt: skip
-        return statistics
+        if self._run is None:
+            raise RuntimeError("CategoricalPPO.differentiate: bind must be called before, got no stored rows")
+        values = values.view(self.log_prob.shape)
+        self._run(logits, values, actions.reshape(self._actions_shape), indices, [values], statistics)
