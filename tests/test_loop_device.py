@@ -14,6 +14,7 @@ from torch import Tensor
 from cuda_host_support import CUDA_SOURCES, on_backend
 from device_support import NothingWaits, fake_device
 from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig
+from hotloop.experience_rows import RowBook
 from hotloop.experience_store import StepStore
 from hotloop.loop_audit import HostSyncError
 from hotloop.loop_boundary import RowBoundary
@@ -352,6 +353,28 @@ def test_a_captured_step_is_refused_with_what_it_cannot_be_with() -> None:
             make_loop(options={"capture_optimizer_step": True})
         with pytest.raises(ValueError, match="cannot be with on_nan='skip'"):
             run(1, capturable=True, options={"capture_optimizer_step": True, "on_nan": "skip"})
+
+
+@pytest.mark.parametrize(("agents", "segments"), [(3, 3), (3, 4), (3, 5), (3, 8), (2, 7)])
+def test_rows_on_the_device_are_those_of_the_cursors(agents: int, segments: int) -> None:
+    """Nothing is sent: the device counts by itself, over the end of the buffer too."""
+    with fake_device() as calls:
+        book = RowBook(agents, segments, 2, torch.device("cpu"))
+        wrapped = False
+        for _ in range(2):
+            book.reset()
+            while not book.complete:
+                column = book.begin_store(0, agents)
+                if column is None:
+                    break
+                book.cursors.advance(0, agents)
+                book.end_store(0, agents, column)
+                assert torch.equal(book.rows, book.cursors.rows)
+                assert torch.equal(book.positions, book.cursors.positions)
+                wrapped |= bool((book.rows[1:] < book.rows[:-1]).any())
+    assert book.rows.data_ptr() != book.cursors.rows.data_ptr()
+    assert wrapped or segments % agents == 0
+    assert calls.log == []
 
 
 def test_a_copy_of_the_loop_has_memory_of_its_own() -> None:
