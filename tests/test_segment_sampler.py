@@ -235,3 +235,9 @@ def test_schedules_are_those_of_the_function() -> None:
     assert set(SCHEDULES) == {"linear", "reference", "constant"}
     for schedule in SCHEDULES:
         assert importance_exponent(schedule, 0.5, 1.0, 0, 10) == 0.5
+
+
+def test_the_device_is_one_that_the_ops_serve() -> None:
+    assert SegmentSampler(8, 4).device == torch.device("cpu")
+    with pytest.raises(ValueError, match="device must be cpu or a CUDA device, got meta"):
+        SegmentSampler(8, 4, device="meta")

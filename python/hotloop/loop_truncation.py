@@ -22,6 +22,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from hotloop.devices import moved
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, StepBuilder
 
@@ -113,7 +114,7 @@ class TruncationValues:
         local = torch.zeros(0, dtype=torch.int64) if finals is None else finals[0] - step.window.start
         self._check_coverage(step, local)
         if finals is not None and len(local):
-            local = local.to(self._steps.device)
+            local = moved(local, self._steps.device)
             td["truncation_values"][local] = self._values_of(td, step, local, finals[1])
 
     @staticmethod
@@ -137,7 +138,7 @@ class TruncationValues:
     def _values_of(self, td: TensorDictBase, step: EnvStep, local: Tensor, observations: Tensor) -> Tensor:
         """V of final observations `[m, ...]` of the step's agents `local`."""
         final = td[local]
-        final["env_obs"] = observations.to(device=td.device, non_blocking=True)
+        final["env_obs"] = moved(observations, self._steps.device)
         final["dones"] = torch.zeros_like(final["dones"])
         final["truncateds"] = torch.zeros_like(final["truncateds"])
         # Not the step's own: those may show zeros at the end of an episode.
