@@ -36,7 +36,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 # Hot loops, compiled once for each instruction set ...
-SIMD_KERNELS = ("categorical", "gae", "puff_advantage", "sampling_kernels")
+SIMD_KERNELS = ("categorical", "gae", "puff_advantage", "sampling_kernels", "tanh")
 # ... or for all but AVX-512, which would gain these a few per cent and cost a sixth of the build.
 AVX2_KERNELS = (
     "adam", "categorical_backward", "clip_grad_norm", "convert_floats", "delta_lambda", "gaussian",

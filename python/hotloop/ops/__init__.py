@@ -31,6 +31,7 @@ from hotloop.ops.stage_plan import StagePlan
 from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
 from hotloop.ops.summary import AdvantageSummary
+from hotloop.ops.tanh import tanh
 from hotloop.ops.td_lambda import td_lambda
 from hotloop.ops.vtrace import vtrace
 
@@ -67,6 +68,7 @@ __all__ = [
     "sample_segments",
     "scatter_",
     "store_",
+    "tanh",
     "td_lambda",
     "vtrace",
 ]

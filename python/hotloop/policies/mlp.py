@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hotloop.policies.actions import ActionSpec
+from hotloop.policies.activations import Tanh
 from hotloop.policies.actor_critic import ActorCriticPolicy
 
 
@@ -101,7 +102,7 @@ def hidden_layers(widths: Sequence[int]) -> nn.Sequential:
     """Tanh layers from each width to the next, with orthogonal weights of gain sqrt(2) and zero biases."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [orthogonal_linear(fan_in, fan_out, math.sqrt(2.0)), nn.Tanh()]
+        layers += [orthogonal_linear(fan_in, fan_out, math.sqrt(2.0)), Tanh()]
     return nn.Sequential(*layers)
 
 

@@ -11,6 +11,7 @@ float16 are widened to float32, and the result is rounded once.
 
 from __future__ import annotations
 
+from hotloop.ops.reference.activations import tanh
 from hotloop.ops.reference.departure import discounted_return, retrace, td_lambda, vtrace
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.heads import (
@@ -85,6 +86,7 @@ __all__ = [
     "stage_plan",
     "store_",
     "store_plan",
+    "tanh",
     "td_lambda",
     "vtrace",
 ]
