@@ -41,7 +41,7 @@ SIMD_KERNELS = ("categorical", "gae", "puff_advantage", "sampling_kernels", "tan
 AVX2_KERNELS = (
     "adam", "categorical_backward", "clip_grad_norm", "convert_floats", "delta_lambda", "gaussian",
     "gaussian_backward", "importance_ratio", "ppo_loss", "retrace", "reverse_scan", "row_priorities",
-    "td_lambda", "vtrace",
+    "scale_pixels", "td_lambda", "vtrace",
 )  # fmt: skip
 X86_ISAS = {
     "baseline": ["-O2", "-ftree-vectorize"],  # for processors of before 2013: a third less to compile

@@ -20,9 +20,7 @@ void tanh_checked(PyObject* const* args) {
   const View x = read_tensor(kOp, "x", args[0]);
   const View y = read_tensor(kOp, "out", args[1]);
   expect_real(kOp, "x", x);
-  bool equal = y.ndim == x.ndim;
-  for (int d = 0; equal && d < x.ndim; ++d) equal = y.shape[d] == x.shape[d];
-  if (!equal) value_error(kOp, "out", "of shape " + describe_shape(x), describe(y));
+  expect_same_shape(kOp, "out", y, x);
   expect_dtype(kOp, "out", y, x.dtype);
   expect_no_self_overlap(kOp, "out", y);
   if (!same_memory(x, y)) expect_disjoint(kOp, "out", y, "x", x);

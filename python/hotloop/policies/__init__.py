@@ -1,7 +1,7 @@
 """Policies: the protocols, networks for each kind of observation, and a wrapper around any module."""
 
 from hotloop.policies.actions import ActionKind, ActionSpec
-from hotloop.policies.activations import Tanh, native_activations
+from hotloop.policies.activations import Pixels, Tanh, native_activations
 from hotloop.policies.actor_critic import (
     ActorCriticBase,
     ActorCriticPolicy,
@@ -29,6 +29,7 @@ __all__ = [
     "LSTMPolicy",
     "MLPPolicy",
     "NatureCNNPolicy",
+    "Pixels",
     "Policy",
     "RecurrentActorCritic",
     "RecurrentPolicy",

@@ -1,4 +1,4 @@
-"""`Tanh`: torch's module with hotloop's kernel on the CPU."""
+"""`Tanh` and `Pixels`: modules with hotloop's kernels on the CPU."""
 
 from __future__ import annotations
 
@@ -34,6 +34,22 @@ class Tanh(nn.Tanh):
         ):
             return torch.tanh(input)
         return ops.tanh(input)
+
+
+class Pixels(nn.Module):
+    """uint8 observations to float32 between 0 and 1: ``pixels / 255``, by `hotloop.ops.scale_pixels` in host
+    memory and outside of `torch.compile` and function transforms; the bits are the same everywhere."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """float32 of the shape of `pixels`."""
+        if (
+            pixels.is_cpu
+            and pixels.dtype == torch.uint8
+            and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
+        ):
+            return ops.scale_pixels(pixels)
+        return pixels.to(torch.float32) / 255.0
 
 
 def native_activations(module: _Module) -> _Module:

@@ -11,7 +11,7 @@ float16 are widened to float32, and the result is rounded once.
 
 from __future__ import annotations
 
-from hotloop.ops.reference.activations import tanh
+from hotloop.ops.reference.activations import scale_pixels, tanh
 from hotloop.ops.reference.departure import discounted_return, retrace, td_lambda, vtrace
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.heads import (
@@ -82,6 +82,7 @@ __all__ = [
     "reverse_scan",
     "row_priorities",
     "sample_segments",
+    "scale_pixels",
     "scatter_",
     "stage_plan",
     "store_",

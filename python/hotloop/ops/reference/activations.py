@@ -1,4 +1,4 @@
-"""Elementwise functions of networks."""
+"""Elementwise functions of networks and their inputs."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def tanh(x: Tensor) -> Tensor:
     grown = torch.expm1(2.0 * x.to(torch.float64).abs())
     ratio = torch.where(grown.isinf(), 1.0, grown / (grown + 2.0))
     return torch.copysign(ratio, x.to(torch.float64)).to(x.dtype)
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """See `hotloop.ops.scale_pixels`."""
+    return pixels.to(torch.float32) / 255.0
