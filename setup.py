@@ -36,12 +36,12 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 # Hot loops, compiled once for each instruction set ...
-SIMD_KERNELS = ("categorical", "gae", "puff_advantage", "sampling_kernels")
+SIMD_KERNELS = ("categorical", "gae", "puff_advantage", "sampling_kernels", "tanh")
 # ... or for all but AVX-512, which would gain these a few per cent and cost a sixth of the build.
 AVX2_KERNELS = (
     "adam", "categorical_backward", "clip_grad_norm", "convert_floats", "delta_lambda", "gaussian",
     "gaussian_backward", "importance_ratio", "ppo_loss", "retrace", "reverse_scan", "row_priorities",
-    "td_lambda", "vtrace",
+    "scale_pixels", "td_lambda", "vtrace",
 )  # fmt: skip
 X86_ISAS = {
     "baseline": ["-O2", "-ftree-vectorize"],  # for processors of before 2013: a third less to compile

@@ -1,4 +1,5 @@
-"""hotloop, through its public interface as a user would write it: the README's lines and the fused loss.
+"""hotloop, through its public interface as a user would write it: the README's lines, the fused loss, and
+hotloop's own tanh and scaling of pixels in the network that all contestants train.
 
 Rows are drawn in a fresh random order for each update epoch. Where there is only one, they are taken in
 order, as the reference loop does: whichever minibatch an agent is in, it is seen once.
@@ -17,12 +18,12 @@ from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig
 from hotloop.context import AdvantageConfig, SamplingConfig
 from hotloop.losses import ppo_losses
 from hotloop.optim import Adam
-from hotloop.policies import wrap_actor_critic
+from hotloop.policies import Pixels, native_activations, wrap_actor_critic
 
 from .contestants import Contestant
 from .environments import CARTPOLE, AbsentError, MemoryVector, all_cores, sync_cartpoles
 from .jobs import HYPER, Job
-from .networks import make_network
+from .networks import TokenNet, make_network
 from .phases import Phases, TimedNetwork
 
 
@@ -31,17 +32,25 @@ def make(job: Job, threads: int, seed: int) -> Hotloop:
 
 
 class Hotloop(Contestant):
+    """`native`: whether tanh and the scaling of pixels are hotloop's or torch's. `device`, `captured`: where
+    it trains, and whether the optimizer's step is a CUDA graph."""
+
     def __init__(
         self,
         job: Job,
         threads: int,
         seed: int,
         *,
+        native: bool = True,
         device: torch.device | str = "cpu",
         captured: bool = False,
     ) -> None:
         self.job = job
         self.network = make_network(job)
+        if native:
+            native_activations(self.network)
+            if isinstance(self.network, TokenNet):
+                self.network.scale = Pixels()
         self.env = _environment(job, threads, seed)
         policy = wrap_actor_critic(
             self.network, job.actions, obs_shape=job.obs_shape, obs_dtype=getattr(torch, job.obs_dtype)

@@ -55,6 +55,7 @@ class VectorContestant(Contestant):
 
 CONTESTANTS: Mapping[str, str] = {
     "hotloop": "contest_hotloop",
+    "hotloop-plain": "contest_hotloop_plain",
     "cleanrl": "contest_cleanrl",
     "leanrl": "contest_leanrl",
     "sb3": "contest_sb3",

@@ -32,17 +32,25 @@ class TwoTrunks(nn.Module):
         return self.actor(obs), self.critic(obs)
 
 
+class Scale(nn.Module):
+    """uint8 to floats between 0 and 1."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return obs.to(torch.float32) / 255.0
+
+
 class TokenNet(nn.Module):
     """One trunk for both: `uint8 / 255 -> 128 relu`, then one layer each for the logits and the value."""
 
     def __init__(self, inputs: int, actions: int, width: int = 128) -> None:
         super().__init__()
+        self.scale: nn.Module = Scale()
         self.trunk = linear(inputs, width, math.sqrt(2.0))
         self.actor = linear(width, actions, 0.01)
         self.critic = linear(width, 1, 1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = torch.relu(self.trunk(obs.flatten(1).to(torch.float32) / 255.0))
+        hidden = torch.relu(self.trunk(self.scale(obs.flatten(1))))
         return self.actor(hidden), self.critic(hidden)
 
 

@@ -46,8 +46,9 @@ class _Phase:
 
 class TimedNetwork:
     """While entered, a network's forward passes are timed as `network.rollout` and `network.train`, and of
-    each backward pass (the phase `backward`) what came before the first gradient reached the network's
-    outputs, as `loss.backward`."""
+    each backward pass that is a phase `backward` what came before the first gradient reached the network's
+    outputs, as `loss.backward`. A loop that hands autograd the gradient of the outputs has no such phase and
+    no such part: autograd's own start belongs to the network's backward pass."""
 
     def __init__(self, network: nn.Module, phases: Phases, backward: str) -> None:
         self._network, self._phases, self._backward = network, phases, backward
@@ -68,7 +69,8 @@ class TimedNetwork:
 
     def _end(self, module: nn.Module, inputs: Any, outputs: tuple[Tensor, Tensor]) -> None:
         training = torch.is_grad_enabled()
-        self._phases.add("network.train" if training else "network.rollout", perf_counter() - self._start)
+        self._ended = perf_counter()
+        self._phases.add("network.train" if training else "network.rollout", self._ended - self._start)
         if training:
             self._pending = True
             for output in outputs:
@@ -78,4 +80,6 @@ class TimedNetwork:
         # Autograd runs what was recorded last first: all of the loss comes before any of the network.
         if self._pending:
             self._pending = False
-            self._phases.add("loss.backward", perf_counter() - self._phases.started[self._backward])
+            started = self._phases.started.get(self._backward, 0.0)
+            if started > self._ended:
+                self._phases.add("loss.backward", perf_counter() - started)

@@ -26,5 +26,7 @@ void bind_importance_ratio(PyObject* module);
 void bind_clip_grad_norm(PyObject* module);
 void bind_adam(PyObject* module);
 void bind_joined_calls(PyObject* module);
+void bind_tanh(PyObject* module);
+void bind_scale_pixels(PyObject* module);
 
 }  // namespace hotloop

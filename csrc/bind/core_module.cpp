@@ -134,6 +134,8 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_clip_grad_norm(m.ptr());
     hotloop::bind_adam(m.ptr());
     hotloop::bind_joined_calls(m.ptr());
+    hotloop::bind_tanh(m.ptr());
+    hotloop::bind_scale_pixels(m.ptr());
   } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
     throw py::import_error(error.what());
   } catch (const hotloop::PythonErrorSet&) {

@@ -40,6 +40,12 @@ inline void expect_shape(const char* op, const char* arg, const View& view, std:
   if (!equal) refuse_shape(op, arg, view, shape, layout);
 }
 
+inline void expect_same_shape(const char* op, const char* arg, const View& view, const View& other) {
+  bool equal = view.ndim == other.ndim;
+  for (int d = 0; equal && d < other.ndim; ++d) equal = view.shape[d] == other.shape[d];
+  if (!equal) value_error(op, arg, "of shape " + describe_shape(other), describe(view));
+}
+
 void expect_dtype(const char* op, const char* arg, const View& view, DType dtype);
 void expect_float(const char* op, const char* arg, const View& view);    // float32 or float64
 void expect_real(const char* op, const char* arg, const View& view);     // any floating dtype

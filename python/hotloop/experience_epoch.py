@@ -22,6 +22,8 @@ class EpochRows:
 
     Attributes
     ----------
+    given
+        The leaves.
     leaves
         What was taken last, `[B, ...]` each: memory that the next minibatch overwrites.
     weights
@@ -34,7 +36,7 @@ class EpochRows:
     """
 
     def __init__(self, sampler: MinibatchSampler, law: str, leaves: Mapping[Key, Tensor]) -> None:
-        self._sampler, self._law, self._given = sampler, law, dict(leaves)
+        self._sampler, self._law, self.given = sampler, law, dict(leaves)
         self.views = law == "sequential"
         self._wide = {key: leaf for key, leaf in leaves.items() if leaf.dim() > 2} if self.views else {}
         copied = {key: leaf for key, leaf in leaves.items() if key not in self._wide}
@@ -55,7 +57,7 @@ class EpochRows:
 
     def serves(self, law: str, leaves: Mapping[Key, Tensor]) -> bool:
         """Whether it is bound to these leaves."""
-        given = self._given
+        given = self.given
         return (
             law == self._law
             and len(leaves) == len(given)

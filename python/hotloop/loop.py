@@ -352,7 +352,7 @@ class CoreTrainingLoop:
             with stopwatch("_train.advantage"):
                 after = self._boundary.after(config, bootstraps)
                 advantages = self._arrivals.compute(self.experience.buffer, config, bootstraps, after)
-            self.experience.buffer["advantages_full"] = advantages
+            set_entries(self.experience.buffer, {"advantages_full": advantages})
         lane = group == 1 and self._states is None and not self._guard.may_undo
         lane = lane and in_host_memory(self.experience.device)
         trained = 0

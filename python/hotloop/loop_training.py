@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.devices import runs_ops
-from hotloop.entries import flat_tensordict, unflattened
+from hotloop.entries import flat_tensordict, plain_entries, unflattened
 from hotloop.losses import formulas, ranks
 from hotloop.losses.base import valid_mask
 from hotloop.spec import Key
@@ -57,7 +57,8 @@ class ArrivedColumns:
         `AdvantageConfig`."""
         names = ["rewards", "dones", "reward_baseline"]
         names += ["truncateds", "truncation_values"] if bootstrap else []
-        found: dict[str, Tensor] = {name: x for name in names if (x := data.get(name, None)) is not None}
+        entries: Any = plain_entries(data) or data
+        found: dict[str, Tensor] = {name: x for name in names if (x := entries.get(name, None)) is not None}
         sources = list(found.values())
         # Within a phase nobody writes to them: the second update epoch finds all as it was.
         made_of: tuple[Any, ...] | None = None

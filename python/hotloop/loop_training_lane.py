@@ -18,6 +18,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.entries import plain_entries
 from hotloop.experience import Experience
 from hotloop.loop_nonfinite import NonFiniteGuard
 from hotloop.loop_training import (
@@ -81,7 +82,8 @@ class TrainingLane:
 
     def opens(self, policy: Any, losses: Mapping[str, Any], context: ComponentContext) -> bool:
         """Whether the next update epoch may go through `run`."""
-        experience, kind, buffer = self._experience, type(policy), self._experience.buffer
+        experience, kind = self._experience, type(policy)
+        buffer: Any = plain_entries(experience.buffer) or experience.buffer
         loss = next(iter(losses.values()), None)
         return (
             self._seen
@@ -203,7 +205,7 @@ class TrainingLane:
 
     def _rows_of(self, sampling: dict[str, Any], after: AfterRows | None) -> EpochRows:
         """The rows of an update epoch's minibatches."""
-        buffer = self._experience.buffer
+        buffer: Any = plain_entries(self._experience.buffer) or self._experience.buffer
         keys = ("env_obs", "actions", "act_log_prob", "values", *(("valid",) if "valid" in buffer else ()))
         leaves: dict[Any, Tensor] = {key: buffer[key] for key in keys}
         leaves[_ADVANTAGES] = sampling["advantages"]
@@ -225,7 +227,7 @@ class TrainingLane:
         if self._ppo is None or self._ppo.layout != layout:
             nvec = None if head.spec.kind == "discrete" else head.spec.nvec
             self._ppo, self._bound_to = ops.CategoricalPPO(*layout, nvec), None
-        values = experience.buffer["values"] if experience.write_back else None
+        values = rows.given["values"] if experience.write_back else None
         bound = rows, settings, values
         known = self._bound_to
         if known is None or known[0] is not rows or known[1] != settings or known[2] is not values:

@@ -26,11 +26,13 @@ from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.row_priorities import row_priorities
 from hotloop.ops.sample_plan import SamplePlan
 from hotloop.ops.sample_segments import sample_segments
+from hotloop.ops.scale_pixels import scale_pixels
 from hotloop.ops.scatter import scatter_
 from hotloop.ops.stage_plan import StagePlan
 from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
 from hotloop.ops.summary import AdvantageSummary
+from hotloop.ops.tanh import tanh
 from hotloop.ops.td_lambda import td_lambda
 from hotloop.ops.vtrace import vtrace
 
@@ -65,8 +67,10 @@ __all__ = [
     "reverse_scan",
     "row_priorities",
     "sample_segments",
+    "scale_pixels",
     "scatter_",
     "store_",
+    "tanh",
     "td_lambda",
     "vtrace",
 ]

@@ -1,6 +1,7 @@
 """Policies: the protocols, networks for each kind of observation, and a wrapper around any module."""
 
 from hotloop.policies.actions import ActionKind, ActionSpec
+from hotloop.policies.activations import Pixels, Tanh, native_activations
 from hotloop.policies.actor_critic import (
     ActorCriticBase,
     ActorCriticPolicy,
@@ -28,14 +29,17 @@ __all__ = [
     "LSTMPolicy",
     "MLPPolicy",
     "NatureCNNPolicy",
+    "Pixels",
     "Policy",
     "RecurrentActorCritic",
     "RecurrentPolicy",
+    "Tanh",
     "TokenPolicy",
     "WrappedActorCritic",
     "has_state",
     "initial_states",
     "make_head",
+    "native_activations",
     "state_spec",
     "wrap_actor_critic",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hotloop.policies.actions import ActionSpec
+from hotloop.policies.activations import Pixels, Tanh
 from hotloop.policies.actor_critic import ActorCriticPolicy
 
 
@@ -53,6 +54,7 @@ class MLPPolicy(ActorCriticPolicy):
         continuous = spec.kind == "continuous"
         self.actor = _mlp([inputs, *hidden, spec.width if continuous else spec.num_logits], last_gain=0.01)
         self.critic = _mlp([inputs, *hidden, 1], last_gain=1.0)
+        self._pixels = Pixels()
         self.log_std = nn.Parameter(torch.full((spec.width,), float(log_std_init))) if continuous else None
 
     @classmethod
@@ -72,7 +74,7 @@ class MLPPolicy(ActorCriticPolicy):
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Observations ``[n, *obs_shape]`` to logits ``[n, num_logits]`` and values ``[n]``."""
         if obs.dtype == torch.uint8:
-            obs = obs.to(torch.float32) / 255.0
+            obs = self._pixels(obs)
         x = obs.reshape(obs.shape[0], self.obs_shape.numel()).to(torch.float32)
         logits: Tensor = self.actor(x)
         if self.log_std is not None:
@@ -101,7 +103,7 @@ def hidden_layers(widths: Sequence[int]) -> nn.Sequential:
     """Tanh layers from each width to the next, with orthogonal weights of gain sqrt(2) and zero biases."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [orthogonal_linear(fan_in, fan_out, math.sqrt(2.0)), nn.Tanh()]
+        layers += [orthogonal_linear(fan_in, fan_out, math.sqrt(2.0)), Tanh()]
     return nn.Sequential(*layers)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hotloop.policies.actions import ActionSpec
+from hotloop.policies.activations import Pixels
 from hotloop.policies.actor_critic import ActorCriticPolicy
 from hotloop.policies.mlp import orthogonal_linear
 
@@ -63,6 +64,7 @@ class NatureCNNPolicy(ActorCriticPolicy):
         self.trunk = nn.Sequential(*layers, nn.Flatten(), wide, nn.ReLU())
         self.actor = orthogonal_linear(width, spec.width if continuous else spec.num_logits, 0.01)
         self.critic = orthogonal_linear(width, 1, 1.0)
+        self._pixels = Pixels()
         self.log_std = nn.Parameter(torch.full((spec.width,), float(log_std_init))) if continuous else None
 
     @classmethod
@@ -80,7 +82,8 @@ class NatureCNNPolicy(ActorCriticPolicy):
 
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``[n, channels, height, width]`` to logits ``[n, num_logits]`` and values ``[n]``."""
-        x = self.trunk(obs.to(self.critic.weight.dtype) / 255.0)
+        dtype = self.critic.weight.dtype
+        x = self.trunk(self._pixels(obs) if dtype == torch.float32 else obs.to(dtype) / 255.0)
         logits: Tensor = self.actor(x)
         if self.log_std is not None:
             logits = torch.cat((logits, self.log_std.expand_as(logits)), dim=-1)

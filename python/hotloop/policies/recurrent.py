@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hotloop.entries import flat_tensordict, set_entries
 from hotloop.policies.actions import ActionSpec
+from hotloop.policies.activations import Pixels
 from hotloop.policies.actor_critic import ActorCriticBase
 from hotloop.policies.mlp import hidden_layers, observation_entry, orthogonal_linear
 from hotloop.policies.sequences import step, unroll
@@ -87,6 +88,7 @@ class RecurrentActorCritic(ActorCriticBase):
         continuous = spec.kind == "continuous"
         self.actor = orthogonal_linear(core_size, spec.width if continuous else spec.num_logits, 0.01)
         self.critic = orthogonal_linear(core_size, 1, 1.0)
+        self._pixels = Pixels()
         self.log_std = nn.Parameter(torch.full((spec.width,), float(log_std_init))) if continuous else None
 
     @classmethod
@@ -169,7 +171,7 @@ class RecurrentActorCritic(ActorCriticBase):
             features: Tensor = self.encoder(obs)
             return features
         if obs.dtype == torch.uint8:
-            obs = obs.to(torch.float32) / 255.0
+            obs = self._pixels(obs)
         features = self.encoder(obs.reshape(obs.shape[0], self.obs_shape.numel()).to(torch.float32))
         return features
 

@@ -59,6 +59,8 @@ _OWN: tuple[tuple[str, str, str, str], ...] = (
     ("hotloop.loop", "CoreTrainingLoop", "training_phase", "training"),
     ("hotloop.experience", "Experience", "store", "storage"),
     ("hotloop.experience", "Experience", "sample_columns", "sampling and gathering"),
+    ("hotloop.experience_epoch", "EpochRows", "take", "sampling and gathering"),
+    ("hotloop.ops.categorical_ppo", "CategoricalPPO", "differentiate", "loss"),
     ("hotloop.loop_training", "Arrivals", "compute", "advantages"),
 )
 _OPS: dict[str, str] = {

@@ -11,6 +11,7 @@ float16 are widened to float32, and the result is rounded once.
 
 from __future__ import annotations
 
+from hotloop.ops.reference.activations import scale_pixels, tanh
 from hotloop.ops.reference.departure import discounted_return, retrace, td_lambda, vtrace
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.heads import (
@@ -81,10 +82,12 @@ __all__ = [
     "reverse_scan",
     "row_priorities",
     "sample_segments",
+    "scale_pixels",
     "scatter_",
     "stage_plan",
     "store_",
     "store_plan",
+    "tanh",
     "td_lambda",
     "vtrace",
 ]
