@@ -29,7 +29,8 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 def _new_norm(gradients: list[Tensor]) -> Tensor:
     wide = any(gradient.dtype is torch.float64 for gradient in gradients)
-    return torch.empty((), dtype=torch.float64 if wide else torch.float32)
+    dtype = torch.float64 if wide else torch.float32
+    return torch.empty((), dtype=dtype, device=gradients[0].device if gradients else None)
 
 
 def clip_grad_norm_(
