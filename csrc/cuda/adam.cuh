@@ -67,7 +67,7 @@ HL_DEVICE void adam_element(const AdamRates<T>& rates, const Leaf<kAdamViews>& l
 }
 
 constexpr int kAdamThreads = 256;
-constexpr int kAdamParts = 16;  // blocks of a piece
+constexpr int kAdamParts = 8;   // blocks of a piece
 
 // Of tensors of dtype T.
 template <class T>
