@@ -192,7 +192,7 @@ def test_clipping_on_a_device_counts_as_a_change_of_every_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "wide", "launches"), [(7, False, 3), (60, True, 4), (280, False, 8)]
+    ("count", "wide", "launches"), [(7, False, 4), (60, True, 5), (280, False, 11)]
 )
 def test_adam_bits_are_those_of_the_cpu(count: int, wide: bool, launches: int) -> None:
     def run() -> list[Tensor]:

@@ -7,8 +7,8 @@
 namespace hotloop {
 namespace device {
 
-constexpr int kStepsALaunch = 256;  // 4 KiB of parameters
-constexpr int kAdamTensorsALaunch = 64;  // 6 KiB
+constexpr int kStepsALaunch = 248;  // with their tables, parameters
+constexpr int kAdamTensorsALaunch = 45;  // stay below 4 KiB
 using AdamTable = LeafTable<kAdamViews, kAdamTensorsALaunch>;
 
 struct StepOf {
@@ -67,23 +67,24 @@ HL_DEVICE void adam_element(const AdamRates<T>& rates, const Leaf<kAdamViews>& l
 }
 
 constexpr int kAdamThreads = 256;
-constexpr int kAdamParts = 8;   // blocks of a piece
+constexpr int kAdamParts = 8;  // blocks of a piece
 
 // Of tensors of dtype T.
 template <class T>
 __global__ void __launch_bounds__(kAdamThreads) adam_kernel(const AdamTable table, const RatesOf* all_rates) {
   const int64_t piece = blockIdx.x;
   const Leaf<kAdamViews>& leaf = table.leaves[leaf_of(table, piece)];
-  const RatesOf& rates = all_rates[leaf.tensor];
+  AdamRates<T> rates;  // a copy, which no write below can change
+  if constexpr (sizeof(T) == sizeof(double)) {
+    rates = all_rates[leaf.tensor].wide;
+  } else {
+    rates = all_rates[leaf.tensor].narrow;
+  }
   const int64_t part = kMaxRun / kAdamParts;
   const int64_t start = (piece - leaf.first) * kMaxRun + static_cast<int64_t>(blockIdx.y) * part;
   const int64_t end = start + part < leaf.count ? start + part : leaf.count;
   for (int64_t i = start + threadIdx.x; i < end; i += kAdamThreads) {
-    if constexpr (sizeof(T) == sizeof(double)) {
-      adam_element<T>(rates.wide, leaf, i);
-    } else {
-      adam_element<T>(rates.narrow, leaf, i);
-    }
+    adam_element(rates, leaf, i);
   }
 }
 

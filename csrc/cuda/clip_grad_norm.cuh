@@ -8,7 +8,7 @@
 namespace hotloop {
 namespace device {
 
-constexpr int kGradientsALaunch = 100;  // 5 KiB of parameters
+constexpr int kGradientsALaunch = 100;  // below 4 KiB of parameters
 using GradientTable = LeafTable<1, kGradientsALaunch>;
 
 constexpr int kNormThreads = 256;
