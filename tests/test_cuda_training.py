@@ -1,5 +1,7 @@
-"""Policy heads, the loss and the optimizer's step as CUDA kernels under the host runner: the CPU's bits, in as few
-launches as there should be, also where one block or one table does not do."""
+"""Policy heads, the loss and the optimizer's step as CUDA kernels under the host runner.
+
+They give the CPU's bits, in as few launches as there should be, also where one block or one table does not do.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,7 @@ def test_categorical_bits_are_those_of_the_cpu(
 def test_an_action_out_of_range_stops_the_kernel() -> None:
     logits = torch.zeros(3, 4)
     for actions in (torch.tensor([0, 3, 4]), torch.tensor([0, -1, 0], dtype=torch.int8)):
-        with pytest.raises(RuntimeError, match="categorical_kernel.*__trap"):
+        with pytest.raises(RuntimeError, match=r"categorical_kernel.*__trap"):
             there(lambda actions=actions: list(ops.categorical_evaluate(logits, actions)))  # type: ignore[misc]
 
 
@@ -146,7 +148,7 @@ def test_a_loss_of_nothing_is_zero() -> None:
 
 
 def tensors_of(count: int, seed: int = 0) -> list[Tensor]:
-    """Small ones, and some of several pieces (16,384 elements), around their ends and in no order of memory."""
+    """Small ones, and some of several pieces (16,384 elements), around their ends."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [(16_384,), (16_385,), (2, 16_384), (90, 300), (), (1,), (0, 4)]
     shapes += [(n % 7 + 1, n % 3 + 1) for n in range(count - len(shapes))]
@@ -191,9 +193,7 @@ def test_clipping_on_a_device_counts_as_a_change_of_every_gradient() -> None:
     assert parameter.grad.tolist() == [1.0] * 3
 
 
-@pytest.mark.parametrize(
-    ("count", "wide", "launches"), [(7, False, 4), (60, True, 5), (280, False, 11)]
-)
+@pytest.mark.parametrize(("count", "wide", "launches"), [(7, False, 4), (60, True, 5), (280, False, 11)])
 def test_adam_bits_are_those_of_the_cpu(count: int, wide: bool, launches: int) -> None:
     def run() -> list[Tensor]:
         dtypes = [torch.float64 if wide and i % 3 == 0 else torch.float32 for i in range(count)]

@@ -86,7 +86,13 @@ def answers(prepare: str = "", changes: tuple[str, ...] = ("pass",), after: str 
     `after` is code for behind those; there `change` is what is set in it.
     """
     result = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", PROGRAM.format(prepare=prepare, changes=changes, after=after)],
+        [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-c",
+            PROGRAM.format(prepare=prepare, changes=changes, after=after),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -48,8 +48,8 @@ cudaError_t run(const CategoricalParams& p, const Launch& launch) {
       HL_LAUNCH((categorical_kernel<T, kChoiceLanes, kDraw>), blocks_for(p.rows, kChoiceThreads / kChoiceLanes),
                 kChoiceThreads, 0, launch.stream, a, heads);
     } else {
-      HL_LAUNCH((categorical_kernel<T, 1, kDraw>), blocks_for(p.rows, kChoiceThreads), kChoiceThreads, 0, launch.stream,
-                a, heads);
+      HL_LAUNCH((categorical_kernel<T, 1, kDraw>), blocks_for(p.rows, kChoiceThreads), kChoiceThreads, 0,
+                launch.stream, a, heads);
     }
     return cudaGetLastError();
   });

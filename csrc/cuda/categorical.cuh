@@ -136,8 +136,8 @@ struct RowLanes {
 };
 
 template <class T>
-HL_DEVICE void sum_part(const Head<T>& head, const RowLanes& lanes, T maximum, int64_t start, int64_t size, double* sum,
-                        double* scatter) {
+HL_DEVICE void sum_part(const Head<T>& head, const RowLanes& lanes, T maximum, int64_t start, int64_t size,
+                        double* sum, double* scatter) {
   const int64_t end = start + size < head.choices ? start + size : head.choices;
   double weights = 0, terms = 0;
   HL_ROLLED
@@ -216,7 +216,8 @@ HL_DEVICE double choice_uniform(const CategoricalArgs& a, int64_t row, int64_t h
 // kLanes threads a row: 1, or kChoiceLanes, which is for wide heads and does narrow ones in each of them. kDraw: actions
 // are written, otherwise read.
 template <class T, int kLanes, bool kDraw>
-__global__ void __launch_bounds__(kChoiceThreads, 4) categorical_kernel(const CategoricalArgs a, const Heads heads) {
+__global__ void __launch_bounds__(kChoiceThreads, 4)
+    categorical_kernel(const CategoricalArgs a, const Heads heads) {
   const int64_t row = global_thread() / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   if (row >= a.rows) return;

@@ -56,8 +56,8 @@ def clip_grad_norm_(
         max_norm: a number. As in torch a negative one turns gradients round.
         error_if_nonfinite: whether a norm that is NaN or infinite raises. Otherwise NaN reaches every
             gradient, and an infinite norm makes finite ones zero and infinite ones NaN.
-        out: a float32 or float64 scalar for the norm, on the device of the gradients. After a backward pass a new tensor costs a quarter of
-            the call.
+        out: a float32 or float64 scalar for the norm, on the device of the gradients. After a backward pass a
+            new tensor costs a quarter of the call.
 
     Returns:
         The norm before clipping, a scalar (`out`): float64 where a gradient is float64 and float32 otherwise.
