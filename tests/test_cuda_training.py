@@ -1,6 +1,6 @@
 """Policy heads, the loss and the optimizer's step as CUDA kernels under the host runner.
 
-They give the CPU's bits, in as few launches as there should be, also where one block or one table does not do.
+They give the CPU's bits, in as few launches as there should be, also where one block or table does not do.
 """
 
 from __future__ import annotations
