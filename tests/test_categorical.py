@@ -175,8 +175,8 @@ def test_gradcheck(nvec: tuple[int, ...], masked: bool) -> None:
 
 def test_frequencies_are_the_probabilities(backend: str) -> None:
     # Pearson's statistic over 2^20 rows (2^15 under the host runner) and 8 choices: chi-squared with 7
-    # degrees of freedom. 43.8 is exceeded with probability 2.3e-7; the seed is fixed, so this cannot turn false by
-    # chance later.
+    # degrees of freedom. 43.8 is exceeded with probability 2.3e-7; the seed is fixed, so this cannot turn
+    # false by chance later.
     logits = torch.tensor([0.0, 1.0, -1.0, 0.5, -3.0, 2.0, -6.0, 0.1])
     rows = 2**15 if backend == "cuda_host" else 2**20
     expected = logits.double().softmax(0) * rows
