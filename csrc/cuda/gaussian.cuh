@@ -105,7 +105,7 @@ constexpr int kSharedColumns = 4;
 constexpr int kSharedThreads = static_cast<int>(kGaussianBlock) * kSharedColumns;
 
 // Where all rows share log_std: one block makes a few columns of a block of rows, and a thread a column adds them up.
-static __global__ void __launch_bounds__(kSharedThreads) gaussian_shared_kernel(const GaussianBackwardArgs a) {
+static __global__ void __launch_bounds__(kSharedThreads, 2) gaussian_shared_kernel(const GaussianBackwardArgs a) {
   HL_SHARED(double, staged, kSharedThreads);
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t groups = (a.width + kSharedColumns - 1) / kSharedColumns;

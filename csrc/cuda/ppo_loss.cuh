@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kPpoThreads) ppo_deviations_kernel(const PpoAr
 }
 
 template <class T>
-__global__ void __launch_bounds__(kPpoThreads) ppo_terms_kernel(const PpoArgs a) {
+__global__ void __launch_bounds__(kPpoThreads, 2) ppo_terms_kernel(const PpoArgs a) {
   HL_SHARED(T, staged, kPpoSums * kPpoStride);
   const T mean = a.normalize_advantage ? static_cast<T>(a.totals->mean) : T(0);
   const T scale = a.normalize_advantage ? static_cast<T>(a.totals->scale) : T(1);
