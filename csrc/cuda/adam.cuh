@@ -71,7 +71,7 @@ constexpr int kAdamParts = 8;  // blocks of a piece
 
 // Of tensors of dtype T.
 template <class T>
-__global__ void __launch_bounds__(kAdamThreads) adam_kernel(const AdamTable table, const RatesOf* all_rates) {
+__global__ void __launch_bounds__(kAdamThreads, 2) adam_kernel(const AdamTable table, const RatesOf* all_rates) {
   const int64_t piece = blockIdx.x;
   const Leaf<kAdamViews>& leaf = table.leaves[leaf_of(table, piece)];
   AdamRates<T> rates;  // a copy, which no write below can change
