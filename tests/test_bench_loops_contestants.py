@@ -19,8 +19,8 @@ cleanrl, contestants, environments, figures, jobs, networks = map(
     loops.load, ("contest_cleanrl", "contestants", "environments", "figures", "jobs", "networks")
 )
 
-OWN = ("hotloop", "cleanrl", "bare")
-OTHERS = ("sb3", "puffer")
+OWN = ("hotloop", "hotloop-plain", "cleanrl", "bare")
+OTHERS = ("sb3", "sb3-native", "puffer")
 
 
 def make(name: str, job: str, threads: int = 1) -> Any:

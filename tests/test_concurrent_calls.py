@@ -77,7 +77,21 @@ def heads(x: dict[str, Tensor]) -> Any:
     loss.backward()
     assert logits.grad is not None
     assert log_probs.grad is not None
-    return [actions, log_prob, entropy, logits.grad, *normal, loss.detach(), statistics, log_probs.grad]
+    curved = ops.tanh(logits)
+    curved.sum().backward()
+    pixels = ops.scale_pixels(x["logits"].to(torch.uint8))
+    return [
+        curved.detach(),
+        pixels,
+        actions,
+        log_prob,
+        entropy,
+        logits.grad,
+        *normal,
+        loss.detach(),
+        statistics,
+        log_probs.grad,
+    ]
 
 
 def optimizer(x: dict[str, Tensor]) -> Any:

@@ -110,6 +110,35 @@ def test_a_tensor_on_a_cuda_device_is_refused_where_there_is_no_cuda_module() ->
     )
 
 
+CLIP = """
+parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
+for parameter in parameters:
+    parameter.grad = torch.full((3,), 4.0)
+before = torch.nn.utils.clip_grad_norm_
+torch.nn.utils.clip_grad_norm_ = lambda *args, **kwargs: print("torch's own") or before(*args, **kwargs)
+change = "raw.device = 2"
+try:
+    print(float(ops.clip_grad_norm_(parameters, 1.0)))
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@no_gpu
+def test_gradients_on_a_cuda_device_are_clipped_by_torch_where_there_is_no_cuda_module() -> None:
+    without = "import sys\nsys.modules['hotloop._cuda'] = None"
+    said, norm = answers(without, (), CLIP)
+    assert said == "torch's own"
+    assert float(norm) == pytest.approx(96**0.5)
+
+
+@no_gpu
+@needs_module
+def test_gradients_on_a_cuda_device_go_to_the_cuda_module() -> None:
+    (message,) = answers("", (), CLIP)
+    assert re.match(r"clip_grad_norm_: the launch failed: .*(driver|device)", message)
+
+
 @needs_sources
 def test_host_and_device_modules_have_the_same_ops() -> None:
     host = {name for name in dir(host_module()) if not name.startswith("_")} - {"set_seed", "counts"}

@@ -76,13 +76,23 @@ for change in {changes}:
     else:
         change = "pass"
         print(torch.equal(out, reference.puff_advantage(*inputs, 0.99, 0.95)))
+{after}
 """
 
 
-def answers(prepare: str = "", changes: tuple[str, ...] = ("pass",)) -> list[str]:
-    """What the program prints with a prepared table, a line for each change of what it says of tensors."""
+def answers(prepare: str = "", changes: tuple[str, ...] = ("pass",), after: str = "") -> list[str]:
+    """What the program prints with a prepared table, a line for each change of what it says of tensors.
+
+    `after` is code for behind those; there `change` is what is set in it.
+    """
     result = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", PROGRAM.format(prepare=prepare, changes=changes)],
+        [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-c",
+            PROGRAM.format(prepare=prepare, changes=changes, after=after),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -197,6 +197,8 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         ),
         **estimators,
         "importance_ratio": (ratio, lambda: ops.importance_ratio(x, x, out=ratio)),
+        "tanh": (ratio, lambda: ops.tanh(x, out=ratio)),
+        "scale_pixels": (ratio, lambda: ops.scale_pixels(x.to(torch.uint8), out=ratio)),
         "row_priorities": (priorities, lambda: ops.row_priorities(x, out=priorities)),
         "sample_segments[0]": (drawn[0], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),
         "sample_segments[1]": (drawn[1], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),

@@ -20,6 +20,7 @@ POSITIONS = torch.tensor([0, 6])
 GAE = (X, X, FLAGS, None, X[:, 0].clone(), None, None, 0.9, 0.8)
 LOGITS = X.clone().requires_grad_()
 CHOICES = torch.tensor([[0, 1], [1, 2], [2, 3], [0, 0], [1, 1]])
+PIXELS = torch.arange(35, dtype=torch.uint8).reshape(5, 7)
 ALLOWED = torch.ones(5, 7, dtype=torch.bool)
 LOSS = (None, None, 0.2, None, 0.5, 0.01, True, 1e-8)
 CLOCKS = [torch.tensor(0.0), torch.tensor(3.0)]
@@ -108,6 +109,10 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
         ),
         ("adam_.default", (*([X.clone(), X[0].clone()] for _ in range(4)), CLOCKS, *RATES_OF_ADAM), {}),
         ("clip_grad_norm_.default", ([X.clone(), X.clone().double()], 0.1, False, torch.empty(())), {}),
+        ("tanh.default", (X,), {}),
+        ("tanh.default", (LOGITS,), {}),
+        ("scale_pixels.default", (PIXELS,), {}),
+        ("scale_pixels.out", (PIXELS,), {"out": torch.empty(5, 7)}),
         ("ppo_loss.default", (LOGITS, X, X, LOGITS, X, X, LOGITS, *LOSS), {}),
         ("ppo_loss.default", (X, X, X, X, X, X, LOGITS, X, ALLOWED, *LOSS[2:]), {}),
     ]
@@ -116,7 +121,7 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
 def test_every_native_op_has_a_twin_in_this_list() -> None:
     native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
     assert native == {name.split(".")[0] for name, _, _ in calls()}
-    assert len(native) == 28
+    assert len(native) == 30
 
 
 @pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
@@ -181,6 +186,8 @@ def faces() -> dict[str, Callable[..., Any]]:
         "categorical_evaluate": lambda x, y: ops.categorical_evaluate(x * y, CHOICES, nvec=(3, 4)),
         "gaussian_sample": lambda x, y: ops.gaussian_sample(x + y, x, seed=1, step=2),
         "gaussian_evaluate": lambda x, y: ops.gaussian_evaluate(x + y, x[0], y.tanh(), squash=True),
+        "tanh": lambda x, y: ops.tanh(x + y) + ops.tanh(x, out=x * 0),
+        "scale_pixels": lambda x, y: ops.scale_pixels((x * y).to(torch.uint8)) + 1,
         "ppo_loss": lambda x, y: ops.ppo_loss(x * y, x, y, x, y, x, x * x, valid=ALLOWED, vf_clip_coef=0.1),
     }
 
@@ -190,6 +197,7 @@ def differentiable() -> dict[str, Callable[[Tensor], Any]]:
         "categorical_evaluate": lambda x: ops.categorical_evaluate(x * 2, CHOICES, nvec=(3, 4)),
         "gaussian_evaluate": lambda x: ops.gaussian_evaluate(x * 2, x[0], X),
         "gaussian_squashed": lambda x: ops.gaussian_evaluate(x * 2, x / 3, X.tanh(), squash=True),
+        "tanh": lambda x: [ops.tanh(x * 2)],
         "ppo_loss": lambda x: ops.ppo_loss(x / 9, X / 8, X, x * 2, X, X, x * x, ent_coef=0.1)[:1],
     }
 

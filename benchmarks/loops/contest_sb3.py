@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hotloop.policies import native_activations
+
 from .contestants import AbsentError, VectorContestant
 from .environments import Array, Vector, make_vector
 from .jobs import HYPER, Job
@@ -20,7 +22,9 @@ def make(job: Job, threads: int, seed: int) -> StableBaselines3:
 
 
 class StableBaselines3(VectorContestant):
-    def __init__(self, job: Job, threads: int, seed: int) -> None:
+    """`native`: whether the policy's tanh is hotloop's."""
+
+    def __init__(self, job: Job, threads: int, seed: int, *, native: bool = False) -> None:
         try:
             sb3 = importlib.import_module("stable_baselines3")
         except ImportError as error:
@@ -47,6 +51,8 @@ class StableBaselines3(VectorContestant):
             device="cpu",
         )
         self.network = self.model.policy
+        if native:
+            native_activations(self.network)
         _, self._callback = self.model._setup_learn(1_000_000_000, callback=None)
 
     def epoch(self) -> None:

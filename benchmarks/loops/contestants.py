@@ -59,6 +59,7 @@ CONTESTANTS: Mapping[str, str] = {
     "cleanrl": "contest_cleanrl",
     "leanrl": "contest_leanrl",
     "sb3": "contest_sb3",
+    "sb3-native": "contest_sb3_native",
     "puffer": "contest_puffer",
     "reference": "contest_reference",
     "bare": "contest_bare",

@@ -1,6 +1,8 @@
+#include "../cpu/adam.h"
+
 #include <cmath>
 
-#include "../cpu/adam.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "leaves.h"
@@ -79,6 +81,20 @@ void expect_memory_of_their_own(const std::vector<View> (&views)[kAdamViews], co
   }
 }
 
+#if defined(HL_BIND_CUDA)
+
+// What they hold is not looked at, which would wait for the device.
+void expect_steps(const std::vector<View>& steps) {
+  for (size_t l = 0; l < steps.size(); ++l) {
+    if (steps[l].ndim == 0 && is_wide(steps[l])) continue;
+    const std::string name = leaf_name("steps", l);
+    expect_shape(kOp, name.c_str(), steps[l], {}, "a number");
+    expect_float(kOp, name.c_str(), steps[l]);
+  }
+}
+
+#else
+
 double number_at(const View& view) {
   return view.dtype == DType::f64 ? *reinterpret_cast<const double*>(view.data)
                                   : static_cast<double>(*reinterpret_cast<const float*>(view.data));
@@ -112,6 +128,8 @@ void count_steps(const std::vector<View>& steps) {
   }
 }
 
+#endif
+
 void mark_all_written(std::initializer_list<PyObject*> lists) {
   std::vector<PyObject*> tensors;
   for (PyObject* list : lists) {
@@ -129,22 +147,39 @@ void adam_checked(PyObject* const* args) {
   const AdamSettings settings = read_settings(args + 5);
   expect_like_params(views);
   expect_same_length(kOp, "steps", steps, kLists[0], views[kParameter]);
+#if defined(HL_BIND_CUDA)
+  expect_steps(steps);
+#else
   const std::vector<double> numbers = next_steps(steps);
+#endif
   expect_memory_of_their_own(views, steps);
 
   const size_t tensors = steps.size();
   std::vector<AdamRun> runs;
   std::vector<DType> dtypes(tensors);
-  std::vector<AdamRates<float>> rates32(tensors);
-  std::vector<AdamRates<double>> rates64(tensors);
   for (size_t l = 0; l < tensors; ++l) {
     dtypes[l] = views[kParameter][l].dtype;
-    const bool known = l > 0 && numbers[l] == numbers[l - 1];  // the powers cost more than a small tensor
-    rates64[l] = known ? rates64[l - 1] : adam_rates<double>(settings, numbers[l]);
-    rates32[l] = known ? rates32[l - 1] : adam_rates<float>(settings, numbers[l]);
     for_joint_runs<kAdamViews>(
         {views[0][l], views[1][l], views[2][l], views[3][l]},
         [&](const JointRun<kAdamViews>& at) { runs.push_back(AdamRun{at, static_cast<int64_t>(l)}); });
+  }
+#if defined(HL_BIND_CUDA)
+  AdamDeviceParams p;
+  p.runs = runs.data();
+  p.count = static_cast<int64_t>(runs.size());
+  p.dtypes = dtypes.data();
+  p.steps = steps.data();
+  p.tensors = static_cast<int64_t>(tensors);
+  p.settings = settings;
+  mark_all_written({args[kParameter], args[kMean], args[kSquare], args[4]});
+  HL_RUN_WITH(adam_scratch_bytes(p), adam, kOp, 0, p);
+#else
+  std::vector<AdamRates<float> > rates32(tensors);
+  std::vector<AdamRates<double> > rates64(tensors);
+  for (size_t l = 0; l < tensors; ++l) {
+    const bool known = l > 0 && numbers[l] == numbers[l - 1];  // the powers cost more than a small tensor
+    rates64[l] = known ? rates64[l - 1] : adam_rates<double>(settings, numbers[l]);
+    rates32[l] = known ? rates32[l - 1] : adam_rates<float>(settings, numbers[l]);
   }
   AdamParams p;
   p.runs = runs.data();
@@ -156,6 +191,7 @@ void adam_checked(PyObject* const* args) {
   mark_all_written({args[kParameter], args[kMean], args[kSquare], args[4]});
   count_steps(steps);
   run_kernel(p.bytes, [&] { adam(p); });
+#endif
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include <limits>
 
 #include "../cpu/categorical.h"
+
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "scalar_arg.h"
@@ -60,6 +62,7 @@ Matrix read_actions(const char* op, const char* arg, const View& actions, const 
   return as_matrix(actions);
 }
 
+#if !defined(HL_BIND_CUDA)
 // The first row whose action lies outside [0, limit), or -1; the common case takes no branch an element.
 template <class Int>
 int64_t first_outside(const char* data, int64_t stride, int64_t rows, int64_t limit, int64_t* choice) {
@@ -86,10 +89,13 @@ int64_t first_outside(const Matrix& m, int64_t head, int64_t rows, int64_t limit
   }
 }
 
+#endif
+
 void expect_choices(const char* op, const Matrix& actions, const Heads& heads, int64_t rows) {
   if (is_floating(actions.dtype) || actions.dtype == DType::b8) {
     type_error(op, "actions", "of an integer dtype", dtype_name(actions.dtype));
   }
+#if !defined(HL_BIND_CUDA)  // looking at each would wait for the device: the kernel stops at one out of range
   for (int64_t h = 0; h < heads.count(); ++h) {
     const int64_t limit = heads.choices[static_cast<size_t>(h)];
     int64_t choice = 0;
@@ -99,13 +105,16 @@ void expect_choices(const char* op, const Matrix& actions, const Heads& heads, i
                                       (heads.single ? "" : ", " + std::to_string(h)) + "] must be in [0, " +
                                       std::to_string(limit) + "), got " + std::to_string(choice));
   }
+#endif
 }
 
-// Where `complete`, each head of each row must be left a choice.
+// Where `complete`, each head of each row must be left a choice; on a device, where looking would wait for it, none is
+// asked for.
 Matrix read_mask(const char* op, const View& mask, const View& logits, const Heads& heads, bool complete) {
   if (absent(mask)) return Matrix{};
   expect_shape(op, "mask", mask, {logits.shape[0], logits.shape[1]}, "[N, A]");
   expect_dtype(op, "mask", mask, DType::b8);
+#if !defined(HL_BIND_CUDA)
   for (int64_t n = 0; complete && n < mask.shape[0]; ++n) {
     int64_t column = 0;
     for (int64_t h = 0; h < heads.count(); ++h) {
@@ -120,6 +129,7 @@ Matrix read_mask(const char* op, const View& mask, const View& logits, const Hea
       column = end;
     }
   }
+#endif
   return as_matrix(mask);
 }
 
@@ -164,7 +174,7 @@ void sample_checked(PyObject* const* args) {
   p.log_prob = as_column(l);
   p.entropy = as_column(e);
   for (int i = 6; i < 6 + outputs; ++i) mark_written(args[i]);
-  run_kernel(4 * view_bytes(x), [&] { categorical(p); });
+  HL_RUN_WITH(categorical_scratch_bytes(p), categorical, op, 4 * view_bytes(x), p);
 }
 
 // args: logits, actions, mask, nvec, log_prob, entropy, saved (or None)
@@ -201,7 +211,7 @@ void evaluate_checked(PyObject* const* args) {
   p.entropy = as_column(e);
   if (!absent(s)) p.saved = as_matrix(s);
   for (int i = 4; i < (absent(s) ? 6 : 7); ++i) mark_written(args[i]);
-  run_kernel(4 * view_bytes(x), [&] { categorical(p); });
+  HL_RUN_WITH(categorical_scratch_bytes(p), categorical, op, 4 * view_bytes(x), p);
 }
 
 // args: grad_log_prob, grad_entropy, logits, actions, mask, nvec, saved, grad_logits
@@ -238,7 +248,7 @@ void backward_checked(PyObject* const* args) {
   p.saved = as_matrix(s);
   p.grad_logits = as_matrix(g);
   mark_written(args[7]);
-  run_kernel(4 * view_bytes(x), [&] { categorical_backward(p); });
+  HL_RUN(categorical_backward, op, 4 * view_bytes(x), p);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
+#include "../cpu/clip_grad_norm.h"
+
 #include <cmath>
 
-#include "../cpu/clip_grad_norm.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "leaves.h"
@@ -24,6 +26,11 @@ std::vector<View> read_gradients(PyObject* list) {
       expect_no_self_overlap(kOp, "a gradient", gradients[l]);
     }
     if (may_overlap({&gradients})) expect_all_disjoint(kOp, "gradients", gradients, "none", {});
+#if !defined(HL_BIND_CUDA)
+  } catch (const NeedsDevice&) {
+    if (has_device_op(kOp)) throw;
+    throw NeedsDispatcher{};
+#endif
   } catch (const Error&) {
     if (!PyList_Check(list) && !PyTuple_Check(list)) throw;
     throw NeedsDispatcher{};
@@ -47,6 +54,17 @@ void clip_grad_norm_checked(PyObject* const* args) {
     for_joint_runs<1>({gradient}, [&](const JointRun<1>& at) { runs.push_back(GradientRun{at, gradient.dtype}); });
   }
   std::vector<double> sums(runs.size());
+#if defined(HL_BIND_CUDA)
+  if (args[2] == Py_True) throw NeedsDispatcher{};  // only who waits for the norm can tell
+  ClipGradNormParams p;
+  p.runs = runs.data();
+  p.count = static_cast<int64_t>(runs.size());
+  p.max_norm = max_norm;
+  p.norm = norm_view;
+  mark_written(out);
+  bump_versions(PySequence_Fast_ITEMS(list), gradients.size());  // whether they are written to is not known here
+  HL_RUN_WITH(clip_grad_norm_scratch_bytes(p), clip_grad_norm, kOp, 0, p);
+#else
   SquareSumsParams squares;
   squares.runs = runs.data();
   squares.count = static_cast<int64_t>(runs.size());
@@ -68,13 +86,14 @@ void clip_grad_norm_checked(PyObject* const* args) {
     *reinterpret_cast<float*>(norm_view.data) = static_cast<float>(norm);
   }
   ScaleRunsParams scales;
-  scales.factor = max_norm / (norm + 1e-6);
+  scales.factor = clip_factor(max_norm, norm);
   if (scales.factor >= 1) return;  // NaN is not, and reaches every gradient as it does in torch
   scales.runs = squares.runs;
   scales.count = squares.count;
   scales.bytes = squares.bytes;
   bump_versions(PySequence_Fast_ITEMS(list), gradients.size());
   run_kernel(scales.bytes, [&] { scale_runs(scales); });
+#endif
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
+#include "../cpu/gaussian.h"
+
 #include <limits>
 
-#include "../cpu/gaussian.h"
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "scalar_arg.h"
@@ -82,7 +84,7 @@ void sample_checked(PyObject* const* args) {
   p.log_prob = as_column(l);
   p.entropy = as_column(e);
   for (int i = 6; i < 9; ++i) mark_written(args[i]);
-  run_kernel(64 * view_numel(m), [&] { gaussian(p); });
+  HL_RUN(gaussian, op, 64 * view_numel(m), p);
 }
 
 // args: mean, log_std, actions, squash, log_prob, entropy
@@ -117,7 +119,7 @@ void evaluate_checked(PyObject* const* args) {
   p.entropy = as_column(e);
   mark_written(args[4]);
   mark_written(args[5]);
-  run_kernel(64 * view_numel(m), [&] { gaussian(p); });
+  HL_RUN(gaussian, op, 64 * view_numel(m), p);
 }
 
 // args: grad_log_prob, grad_entropy, mean, log_std, actions, squash, grad_mean, grad_log_std
@@ -168,12 +170,14 @@ void backward_checked(PyObject* const* args) {
   } else {
     p.grad_log_std = as_matrix(gs);
   }
+#if !defined(HL_BIND_CUDA)
   const int64_t blocks = (p.rows + kGaussianBlock - 1) / kGaussianBlock;
   std::vector<double> partial(p.shared ? static_cast<size_t>(blocks * p.width) : 0);
   p.partial = partial.data();
+#endif
   mark_written(args[6]);
   mark_written(args[7]);
-  run_kernel(64 * view_numel(m), [&] { gaussian_backward(p); });
+  HL_RUN_WITH(gaussian_backward_scratch_bytes(p), gaussian_backward, op, 64 * view_numel(m), p);
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 #include "../cpu/ppo_loss.h"
+
+#include "backend.h"
 #include "bind_ops.h"
 #include "fastcall.h"
 #include "scalar_arg.h"
@@ -101,11 +103,13 @@ void ppo_loss_checked(PyObject* const* args) {
     p.gradients[k] = as_samples(gradients, 1);
     p.gradients[k].data += k * gradients.stride[0] * itemsize(first.dtype);
   }
+#if !defined(HL_BIND_CUDA)
   const int64_t blocks = (p.rows * p.columns + kPpoBlock - 1) / kPpoBlock;
   std::vector<double> partial(static_cast<size_t>(blocks * kPpoSums));
   p.partial = partial.data();
+#endif
   for (int i = 15; i < (absent(gradients) ? 17 : 18); ++i) mark_written(args[i]);
-  run_kernel(12 * view_bytes(first), [&] { ppo_loss(p); });
+  HL_RUN_WITH(ppo_loss_scratch_bytes(p), ppo_loss, kOp, 12 * view_bytes(first), p);
 }
 
 }  // namespace

@@ -131,6 +131,11 @@ void bind_all(PyObject* m) {
   bind_store(m);
   bind_last_actions(m);
   bind_sample_segments(m);
+  bind_categorical(m);
+  bind_gaussian(m);
+  bind_ppo_loss(m);
+  bind_clip_grad_norm(m);
+  bind_adam(m);
 }
 
 }  // namespace

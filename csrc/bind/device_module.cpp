@@ -59,6 +59,14 @@ PyObject* call_device_op(const char* name, PyObject* const* args, Py_ssize_t cou
   return result;
 }
 
+bool has_device_op(const char* name) {
+  PyObject* module = PyImport_ImportModule(kModule);
+  const bool has = module != nullptr && PyObject_HasAttrString(module, name) != 0;
+  PyErr_Clear();
+  Py_XDECREF(module);
+  return has;
+}
+
 PyObject* call_stand_in(const char* name, PyObject* const* args, Py_ssize_t count) {
   PyObject* op = PyObject_GetAttrString(stand_in_module, name);
   if (op == nullptr) {

@@ -27,7 +27,7 @@ struct AdamSettings {
 
 // `step` counts from 1.
 template <class T>
-static inline AdamRates<T> adam_rates(const AdamSettings& s, double step) {
+HL_HD AdamRates<T> adam_rates(const AdamSettings& s, double step) {
   AdamRates<T> r;
   r.sign = s.maximize ? T(-1) : T(1);
   r.l2 = s.decoupled ? T(0) : static_cast<T>(s.weight_decay);
@@ -54,7 +54,9 @@ HL_HD void adam_update(const AdamRates<T>& r, T gradient, T* parameter, T* mean,
   const T v = *square * r.beta2 + r.square_weight * g * g;
   *mean = m;
   *square = v;
-  *parameter = p - r.step_size * m / (::sqrt(v) * r.root_scale + r.eps);
+  // The root and what follows it are float64 for float32 too, on every device alike.
+  const double root = ::sqrt(static_cast<double>(v));
+  *parameter = static_cast<T>(p - r.step_size * m / (root * r.root_scale + r.eps));
 }
 
 }  // namespace hotloop

@@ -5,6 +5,16 @@
 
 namespace hotloop {
 
+// Heads of more choices than this are summed along their rows, in the order of `choices_a_part`.
+constexpr int64_t kNarrowHead = 32;
+constexpr int64_t kChoicesARun = 256;
+constexpr int64_t kMaxParts = 256;
+
+// A wide head is summed part by part, each a multiple of a run: 16 partial sums, then pairwise.
+HL_HD int64_t choices_a_part(int64_t choices) {
+  return kChoicesARun * ((choices + kChoicesARun * kMaxParts - 1) / (kChoicesARun * kMaxParts));
+}
+
 // A logarithm of which only that its exponential is 0 is known, as a number: 0 * -infinity would be NaN.
 template <class T>
 HL_HD T finite_log(T x) {

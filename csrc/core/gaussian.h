@@ -1,5 +1,8 @@
 // The normal distribution of one number: draws, log density and its derivatives, in float64.
 #pragma once
+#include <cmath>
+
+#include "logarithm.h"
 #include "exponential.h"
 
 namespace hotloop {
@@ -50,6 +53,29 @@ HL_HD double squashed(double u) {
   const double e = exponential(-2.0 * magnitude);
   const double y = (1.0 - e) / (1.0 + e);
   return u < 0.0 ? -y : y;
+}
+
+// Where a squashed action lies at most: `limit` is the greatest number below 1 of its dtype.
+HL_HD double within(double action, double limit) {
+  action = action > limit ? limit : action;  // in this order NaN stays NaN
+  return action < -limit ? -limit : action;
+}
+
+// Of the logarithms of 1 + a and 1 - a, which lose nothing where a is close to 1: the number before tanh, artanh(a), and
+// log(1 - a^2), what tanh adds to minus the log density.
+HL_HD double before_tanh(double log_above, double log_below) { return 0.5 * (log_above - log_below); }
+HL_HD double tanh_log_slope(double log_above, double log_below) { return log_above + log_below; }
+
+// What a normal number of that radius, sqrt(-2 log u), makes of a uniform one: Box and Muller 1958.
+HL_HD double normal_radius(double log_uniform) { return ::sqrt(-2.0 * log_uniform); }
+
+// d log p / d mean = z / std, d log p / d log_std = z^2 - 1, d H / d log_std = 1; tanh adds nothing that depends on
+// either.
+HL_HD double gradient_by_mean(double grad_log_prob, double z, double inverse) {
+  return grad_log_prob * z * inverse;
+}
+HL_HD double gradient_by_log_std(double grad_log_prob, double grad_entropy, double z) {
+  return grad_log_prob * (z * z - 1.0) + grad_entropy;
 }
 
 // z = (u - mean) / standard deviation

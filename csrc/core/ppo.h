@@ -1,7 +1,10 @@
 // The terms of PPO's loss for one sample and their derivatives, as plain torch's autograd gives them: a clamp passes
 // the gradient on its edges, a maximum of two equal numbers half of it to each.
 #pragma once
+#include <cmath>
+
 #include "exponential.h"
+#include "ppo_params.h"
 
 namespace hotloop {
 
@@ -9,6 +12,16 @@ template <class T>
 HL_HD T clamp(T x, T low, T high) {
   x = x < low ? low : x;  // in this order NaN stays NaN
   return x > high ? high : x;
+}
+
+template <class T>
+HL_HD T scaled_advantage(T advantage, T mean, T scale, T weight) {
+  return weight * ((advantage - mean) / scale);
+}
+
+// What advantages are divided by: the sample standard deviation and eps.
+HL_HD double advantage_scale(double squares, double count, double eps) {
+  return ::sqrt(squares / (count > 2 ? count - 1 : 1)) + eps;
 }
 
 template <class T>
@@ -43,6 +56,12 @@ struct ValueTerm {
   T gradient;  // of half the square, with respect to the new value
 };
 
+// k3 of Schulman's "Approximating KL divergence"
+template <class T>
+HL_HD T kl_estimate(T ratio, T log_ratio) {
+  return ratio - T(1) - log_ratio;
+}
+
 // clip < 0: not clipped.
 template <class T>
 HL_HD ValueTerm<T> value_term(T value, T old_value, T target, T clip) {
@@ -58,6 +77,17 @@ HL_HD ValueTerm<T> value_term(T value, T old_value, T target, T clip) {
   term.loss = square > clipped_square ? square : clipped_square;
   term.gradient = error * share + clipped_error * ((T(1) - share) * inside);
   return term;
+}
+
+// The statistics from the sums over `count` samples; returns the loss.
+HL_HD double ppo_statistics(const double* sums, double count, double ent_coef, double vf_coef,
+                            double* statistics) {
+  const double share = count > 1 ? count : 1;
+  for (int k = 0; k < 7; ++k) statistics[k] = sums[k] / share;
+  statistics[1] *= 0.5;
+  statistics[7] = count;
+  for (int k = 7; k < static_cast<int>(kPpoSums); ++k) statistics[k + 1] = sums[k];
+  return statistics[0] - ent_coef * statistics[2] + vf_coef * statistics[1];
 }
 
 }  // namespace hotloop

@@ -86,7 +86,7 @@ template <class T>
 class LongRow {
  public:
   LongRow(const CategoricalParams& p, int64_t row, int64_t first, int64_t n)
-      : p_(p), row_(row), first_(first), n_(n), part_(kRun * ((n + kRun * kParts - 1) / (kRun * kParts))) {}
+      : p_(p), row_(row), first_(first), n_(n), part_(choices_a_part(n)) {}
 
   T maximum() {
     alignas(64) T lane[kSumLanes];
@@ -143,8 +143,6 @@ class LongRow {
   }
 
  private:
-  static constexpr int64_t kParts = 256;
-
   int64_t load(int64_t at) {
     const int64_t count = n_ - at < kRun ? n_ - at : kRun;
     x_ = load_logits_run(p_.logits, p_.mask, row_, first_ + at, count, staged_);
@@ -169,7 +167,7 @@ class LongRow {
   alignas(64) T staged_[kRun];
   alignas(64) T weight_[kRun];
   alignas(64) T term_[kRun];
-  double sums_[kParts];
+  double sums_[kMaxParts];
 };
 
 template <class T>

@@ -2,13 +2,15 @@
 #pragma once
 #include <limits>
 
+#include "../core/categorical.h"
 #include "columns.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 
-constexpr int64_t kRun = 256;      // choices that are staged at once where a head has many
+constexpr int64_t kRun = kChoicesARun;      // choices that are staged at once where a head has many
 constexpr int64_t kSumLanes = 16;  // partial sums, the same number on every instruction set; divides kRun
+static_assert(kMaxColumns == kNarrowHead, "which heads are summed along their rows decides bits");
 
 template <class Int>
 static inline void convert_choices(const char* data, int64_t stride, int64_t count, int64_t limit, int64_t* out) {

@@ -1,7 +1,5 @@
 #include "gaussian.h"
 
-#include <cmath>
-
 #include "gaussian_columns.h"
 #include "parallel.h"
 
@@ -24,7 +22,7 @@ void normal_pairs(const GaussianParams& p, int64_t row, int64_t pair, Column* ev
   for (int64_t r = 0; r < kGaussianBlock; ++r) uniform.at[r] = uniforms[2 * r] + 0x1p-53;  // (0, 1], exactly
   log_run(uniform.at, kGaussianBlock, log_uniform.at);
   for (int64_t r = 0; r < kGaussianBlock; ++r) {
-    const double radius = std::sqrt(-2.0 * log_uniform.at[r]);
+    const double radius = normal_radius(log_uniform.at[r]);
     double cosine, sine;
     cos_sin_turn(uniforms[2 * r + 1], &cosine, &sine);
     even->at[r] = radius * cosine;
@@ -37,11 +35,7 @@ void draw_column(const GaussianParams& p, const Column& noise, const double* mea
                  int64_t rows, Column& out) {
   for (int64_t r = 0; r < rows; ++r) out.at[r] = mean[r] + exponential(log_std.at[r]) * noise.at[r];
   if (p.squash) {
-    for (int64_t r = 0; r < rows; ++r) {
-      double a = squashed(out.at[r]);
-      a = a > p.limit ? p.limit : a;
-      out.at[r] = a < -p.limit ? -p.limit : a;
-    }
+    for (int64_t r = 0; r < rows; ++r) out.at[r] = within(squashed(out.at[r]), p.limit);
   }
   if (p.actions.dtype == DType::f32) {
     for (int64_t r = 0; r < rows; ++r) out.at[r] = static_cast<double>(static_cast<float>(out.at[r]));

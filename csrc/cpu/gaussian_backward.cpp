@@ -6,8 +6,6 @@ namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 namespace {
 
-// d log p / d mean = z / std, d log p / d log_std = z^2 - 1, d H / d log_std = 1; tanh adds nothing that depends on
-// either.
 void run_block(const GaussianBackwardParams& p, int64_t block, int64_t row, int64_t rows) {
   Column scratch[4], log_std, inverse, before, log_slope, by_mean, by_log_std;
   const double* grad_log_prob = load_column(p.grad_log_prob, row, 0, rows, scratch[0]);
@@ -22,8 +20,8 @@ void run_block(const GaussianBackwardParams& p, int64_t block, int64_t row, int6
     }
     for (int64_t r = 0; r < rows; ++r) {
       const double z = (u[r] - mean[r]) * inverse.at[r];
-      by_mean.at[r] = grad_log_prob[r] * z * inverse.at[r];
-      by_log_std.at[r] = grad_log_prob[r] * (z * z - 1.0) + grad_entropy[r];
+      by_mean.at[r] = gradient_by_mean(grad_log_prob[r], z, inverse.at[r]);
+      by_log_std.at[r] = gradient_by_log_std(grad_log_prob[r], grad_entropy[r], z);
     }
     store_along_rows(p.grad_mean, row, j, rows, by_mean.at);
     if (!p.shared) {

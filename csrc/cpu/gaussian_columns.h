@@ -33,23 +33,19 @@ static inline void load_scales(const Matrix& m, int64_t row, int64_t column, int
   }
 }
 
-// The numbers before tanh, artanh(a), and log(1 - a^2), what tanh adds to minus the log density: both from the
-// logarithms of 1 + a and 1 - a, which lose nothing where a is close to 1.
 static inline void unsquash(const double* actions, int64_t rows, double limit, Column& before, Column& log_slope) {
   Column above, below, log_above, log_below;
   for (int64_t r = rows; r < kGaussianBlock; ++r) above.at[r] = below.at[r] = 1.0;  // log_run reads whole vectors
   for (int64_t r = 0; r < rows; ++r) {
-    double a = actions[r];
-    a = a > limit ? limit : a;
-    a = a < -limit ? -limit : a;
+    const double a = within(actions[r], limit);
     above.at[r] = 1.0 + a;
     below.at[r] = 1.0 - a;
   }
   log_run(above.at, kGaussianBlock, log_above.at);
   log_run(below.at, kGaussianBlock, log_below.at);
   for (int64_t r = 0; r < rows; ++r) {
-    before.at[r] = 0.5 * (log_above.at[r] - log_below.at[r]);
-    log_slope.at[r] = log_above.at[r] + log_below.at[r];
+    before.at[r] = before_tanh(log_above.at[r], log_below.at[r]);
+    log_slope.at[r] = tanh_log_slope(log_above.at[r], log_below.at[r]);
   }
 }
 

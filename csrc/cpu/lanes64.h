@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../core/logarithm.h"
 #include "../core/philox.h"
 #include "vectors.h"
 
@@ -87,25 +88,7 @@ static inline F64 to_double(U64 n) {
   return high * splat_f64(0x1p32) + low;
 }
 
-// Natural logarithm of 2^shift * x, x a normal positive number, to 1 ulp; the polynomial is that of fdlibm's e_log.c.
-static inline F64 log_lanes(F64 x, double shift) {
-  const U64 bits = lanes_as<U64>(x);
-  // x = 2^k z with z in [sqrt(1/2), sqrt(2)); 1024 is added to k so that a shift without sign does
-  const U64 above = bits - splat(0x3fe6a09e00000000ull) + splat(0x4000000000000000ull);
-  const U64 biased = above >> 52;
-  const F64 z = lanes_as<F64>(bits - (above & splat(0xfff0000000000000ull)) + splat(0x4000000000000000ull));
-  const F64 k = lanes_as<F64>(biased | splat(0x4330000000000000ull)) - splat_f64(0x1p52 + 1024 - shift);
-  const F64 f = z - 1.0;
-  const F64 s = f / (f + 2.0);
-  const F64 s2 = s * s;
-  const F64 s4 = s2 * s2;
-  const F64 t1 = s4 * (3.999999999940941908e-01 + s4 * (2.222219843214978396e-01 + s4 * 1.531383769920937332e-01));
-  const F64 t2 =
-      s2 * (6.666666666666735130e-01 +
-            s4 * (2.857142874366239149e-01 + s4 * (1.818357216161805012e-01 + s4 * 1.479819860511658591e-01)));
-  const F64 half = 0.5 * f * f;
-  return k * 6.93147180369123816490e-01 - ((half - (s * (half + (t1 + t2)) + k * 1.90821492927058770002e-10)) - f);
-}
+static inline F64 log_lanes(F64 x, double shift) { return natural_logarithm<U64>(x, shift); }
 
 // uniform_closed_open of each; `count` is a multiple of the lanes.
 static inline void uniform_run(const uint64_t* bits, int64_t count, double* out) {

@@ -1,7 +1,5 @@
 #include "ppo_loss.h"
 
-#include <cmath>
-
 #include "../core/ppo.h"
 #include "load.h"
 #include "parallel.h"
@@ -86,12 +84,7 @@ class Pass {
     const double share = count_ > 1 ? count_ : 1;
     if (p_.normalize_advantage) moments(share);
     sum(kPpoSums, [&](int64_t first, int64_t count, auto add) { terms(first, count, T(1 / share), add); });
-    double* s = p_.statistics;
-    for (int64_t k = 0; k < 7; ++k) s[k] = sums_[k] / share;
-    s[1] *= 0.5;
-    s[7] = count_;
-    for (int64_t k = 7; k < kPpoSums; ++k) s[k + 1] = sums_[k];
-    const T loss = static_cast<T>(s[0] - p_.ent_coef * s[2] + p_.vf_coef * s[1]);
+    const T loss = static_cast<T>(ppo_statistics(sums_, count_, p_.ent_coef, p_.vf_coef, p_.statistics));
     std::memcpy(p_.loss, &loss, sizeof loss);
   }
 
@@ -145,7 +138,7 @@ class Pass {
     mean_ = static_cast<T>(mean);
     const double squares =
         sum(1, [&](int64_t first, int64_t count, auto add) { deviations(first, count, mean, true, add); });
-    scale_ = static_cast<T>(std::sqrt(squares / (count_ > 2 ? count_ - 1 : 1)) + p_.eps);
+    scale_ = static_cast<T>(advantage_scale(squares, count_, p_.eps));
   }
 
   template <class Add>
@@ -190,10 +183,10 @@ class Pass {
     const T clip = static_cast<T>(p_.clip_coef), mean = mean_, scale = scale_;
     for (int64_t i = 0; i < count; ++i) {
       const T log_ratio = new_log_prob[i] - old_log_prob[i];
-      const T scaled = weight[i] * ((advantage[i] - mean) / scale);
+      const T scaled = scaled_advantage(advantage[i], mean, scale, weight[i]);
       const PolicyTerm<T> term = policy_term(log_ratio, scaled, clip);
       out[0].at[i] = term.loss;
-      out[3].at[i] = term.ratio - T(1) - log_ratio;
+      out[3].at[i] = kl_estimate(term.ratio, log_ratio);
       out[4].at[i] = term.clipped;
       out[5].at[i] = term.ratio * keep[i];
       gradient[i] = term.gradient * share;

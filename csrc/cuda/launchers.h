@@ -2,9 +2,14 @@
 // can be captured in a CUDA graph.
 #pragma once
 #include "launch.h"
+#include "../core/adam_params.h"
+#include "../core/categorical_params.h"
+#include "../core/clip_grad_norm_params.h"
 #include "../core/estimator_params.h"
+#include "../core/gaussian_params.h"
 #include "../core/importance_ratio_params.h"
 #include "../core/movement_params.h"
+#include "../core/ppo_params.h"
 #include "../core/row_priorities_params.h"
 #include "../core/sampling_params.h"
 
@@ -31,6 +36,19 @@ cudaError_t launch_last_actions_read(const LastActionsReadParams& p, const Launc
 cudaError_t launch_last_actions_write(const LastActionsWriteParams& p, const Launch& launch);
 cudaError_t launch_sample_segments(const SampleSegmentsParams& p, const Launch& launch);
 int64_t sample_segments_scratch_bytes(const SampleSegmentsParams& p);
+
+cudaError_t launch_categorical(const CategoricalParams& p, const Launch& launch);
+int64_t categorical_scratch_bytes(const CategoricalParams& p);
+cudaError_t launch_categorical_backward(const CategoricalBackwardParams& p, const Launch& launch);
+cudaError_t launch_gaussian(const GaussianParams& p, const Launch& launch);
+cudaError_t launch_gaussian_backward(const GaussianBackwardParams& p, const Launch& launch);
+int64_t gaussian_backward_scratch_bytes(const GaussianBackwardParams& p);
+cudaError_t launch_ppo_loss(const PpoLossParams& p, const Launch& launch);
+int64_t ppo_loss_scratch_bytes(const PpoLossParams& p);
+cudaError_t launch_clip_grad_norm(const ClipGradNormParams& p, const Launch& launch);
+int64_t clip_grad_norm_scratch_bytes(const ClipGradNormParams& p);
+cudaError_t launch_adam(const AdamDeviceParams& p, const Launch& launch);
+int64_t adam_scratch_bytes(const AdamDeviceParams& p);
 
 // Of the advantages that the op has written: on the same stream, after it.
 cudaError_t launch_statistics(const StatisticsArgs& s, const Matrix& advantages, const Matrix& valid, int64_t rows,

@@ -51,7 +51,7 @@ def adam_(
         grads: g, each of its parameter's shape and dtype.
         exp_avgs: m, likewise; zeros before the first step.
         exp_avg_sqs: v, likewise; zeros before the first step.
-        steps: t, the number of steps done, a float32 or float64 scalar for each parameter.
+        steps: t, the number of steps done, a float32 or float64 scalar for each parameter, on its device.
         lr: >= 0.
         beta1, beta2: in [0, 1).
         eps: >= 0.

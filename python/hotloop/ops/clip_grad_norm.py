@@ -29,7 +29,8 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 def _new_norm(gradients: list[Tensor]) -> Tensor:
     wide = any(gradient.dtype is torch.float64 for gradient in gradients)
-    return torch.empty((), dtype=torch.float64 if wide else torch.float32)
+    dtype = torch.float64 if wide else torch.float32
+    return torch.empty((), dtype=dtype, device=gradients[0].device if gradients else None)
 
 
 def clip_grad_norm_(
@@ -44,18 +45,19 @@ def clip_grad_norm_(
     With the norm n of all gradients as one vector, every gradient is multiplied by
     `min(1, max_norm / (n + 1e-6))`, as `torch.nn.utils.clip_grad_norm_` does (Pascanu et al. 2013). Squares
     are summed in float64 in a fixed order, so the result does not depend on the number of threads. Gradients
-    that are short enough are not written to.
+    that are short enough are not written to. On a CUDA device the norm stays there: no call waits for it.
 
-    Gradients that are not dense floating tensors on the CPU, tensor subclasses, gradients that overlap, and
-    calls under `torch.compile` are left to `torch.nn.utils.clip_grad_norm_`.
+    Gradients that are not dense floating tensors on one device, tensor subclasses, gradients that overlap,
+    calls under `torch.compile`, and on a CUDA device `error_if_nonfinite` and a hotloop without CUDA are left
+    to `torch.nn.utils.clip_grad_norm_`.
 
     Args:
         parameters: a tensor, or any iterable of them. Those without a gradient are passed over.
         max_norm: a number. As in torch a negative one turns gradients round.
         error_if_nonfinite: whether a norm that is NaN or infinite raises. Otherwise NaN reaches every
             gradient, and an infinite norm makes finite ones zero and infinite ones NaN.
-        out: a float32 or float64 scalar for the norm. After a backward pass a new tensor costs a quarter of
-            the call.
+        out: a float32 or float64 scalar for the norm, on the device of the gradients. After a backward pass a
+            new tensor costs a quarter of the call.
 
     Returns:
         The norm before clipping, a scalar (`out`): float64 where a gradient is float64 and float32 otherwise.

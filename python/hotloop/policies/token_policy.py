@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hotloop.policies.actions import ActionSpec
+from hotloop.policies.activations import Tanh
 from hotloop.policies.actor_critic import ActorCriticPolicy
 from hotloop.policies.mlp import hidden_layers, orthogonal_linear
 
@@ -77,6 +78,7 @@ class TokenPolicy(ActorCriticPolicy):
         nn.init.normal_(self.amounts.weight, std=width**-0.5)
         nn.init.zeros_(self.amounts.bias)
         self.norm = nn.LayerNorm(width)
+        self._tanh = Tanh()
         self.trunk = hidden_layers([width, *hidden])
         self.actor = orthogonal_linear(
             ([width, *hidden])[-1], spec.width if continuous else spec.num_logits, 0.01
@@ -118,7 +120,7 @@ class TokenPolicy(ActorCriticPolicy):
 
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens ``[n, tokens, 3]`` to logits ``[n, num_logits]`` and values ``[n]``."""
-        x = self.trunk(torch.tanh(self.norm(self.summary(obs))))
+        x = self.trunk(self._tanh(self.norm(self.summary(obs))))
         logits: Tensor = self.actor(x)
         if self.log_std is not None:
             logits = torch.cat((logits, self.log_std.expand_as(logits)), dim=-1)

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../core/view.h"
+#include "view.h"
 
 namespace hotloop {
 
