@@ -35,6 +35,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     only_cpu = metafunc.definition.get_closest_marker("cpu_only") is not None
     others = backends() if has_cuda_kernels(metafunc.module.__name__) and not only_cpu else []
     if "isa" in metafunc.fixturenames or others:
+        if metafunc.definition.get_closest_marker("ends_the_gpu") is not None:
+            others = [name for name in others if name != "cuda"]
         gpu = [pytest.param(name, marks=pytest.mark.gpu) if name == "cuda" else name for name in others]
         metafunc.parametrize("backend", [*cpu, *gpu], indirect=True)
 

@@ -136,6 +136,7 @@ def test_property_any_permuted_view(shape: list[int], order: object, count: int)
 
 
 @pytest.mark.parametrize("bad", [-1, 9, 2**40, -(2**63)])
+@pytest.mark.ends_the_gpu
 def test_indices_are_checked_before_anything_is_written(bad: int) -> None:
     out = torch.full((3, 2), 7.0)
     with pytest.raises(IndexError, match=rf"gather: indices\[2\] must be in \[0, 9\) \(.*\), got {bad}"):

@@ -49,10 +49,16 @@ def test_gather_undoes_scatter() -> None:
     assert torch.equal(ops.gather([target], indices)[0], source)
 
 
-def test_errors_before_anything_is_written() -> None:
+@pytest.mark.ends_the_gpu
+def test_indices_are_checked_before_anything_is_written() -> None:
     target = torch.full((4, 2), 7.0)
     with pytest.raises(IndexError, match=r"scatter_: indices\[1\] must be in \[0, 4\)"):
         ops.scatter_([target], torch.tensor([0, 4]), [torch.zeros(2, 2)])
+    assert (target == 7.0).all()
+
+
+def test_errors_before_anything_is_written() -> None:
+    target = torch.full((4, 2), 7.0)
     with pytest.raises(
         ValueError, match=r"scatter_: sources\[0\] must be of shape \[2, 2\], got float32 \[2, 3\]"
     ):

@@ -1,6 +1,6 @@
 #pragma once
 #include "isa.h"
-#include "joint_runs.h"
+#include "../core/joint_runs.h"
 
 namespace hotloop {
 
