@@ -8,7 +8,7 @@ subclasses, `torch.compile`, and shapes that the host refuses.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.integrations.arrays import ArrayPool
+from hotloop.integrations.decay import matching_lambda
+from hotloop.ops.gae import gae_of_next_values
 
 Scalar: TypeAlias = "float | Tensor"
 
@@ -38,13 +40,53 @@ def gae(
     floats = (state_value, next_state_value, reward)
     if not _native(floats, (done, terminated), (gamma, lmbda), time_dim) or not _discounts(gamma, lmbda):
         return None
+    found = _whole_gae(gamma, lmbda, state_value, next_state_value, reward, done, terminated, time_dim)
+    if found is not None:
+        return found
     # reward + gamma * not_terminated * next_value - value
     delta = _unless(terminated, "delta", reward.dtype).mul_(_number(gamma)).mul_(next_state_value)
     delta.add_(reward).sub_(state_value)
-    advantages = _discounted(delta, done, _number(lmbda * gamma), time_dim)
+    advantages = _discounted(delta, done, _product(gamma, lmbda), time_dim)
     targets = _POOL.tensor("targets", advantages.shape, reward.dtype)
     torch.add(advantages, _rows(state_value, time_dim), out=targets)
     return _rows_like(advantages, reward, time_dim), _rows_like(targets, reward, time_dim)
+
+
+def _whole_gae(
+    gamma: Scalar,
+    lmbda: Scalar,
+    state_value: Tensor,
+    next_state_value: Tensor,
+    reward: Tensor,
+    done: Tensor,
+    terminated: Tensor,
+    time_dim: int,
+) -> tuple[Tensor, Tensor] | None:
+    """The same in one pass over memory. None for steps that are terminated but not done, and for a gamma and
+    lambda whose product the native formula would round otherwise."""
+    factor, rest = _number(gamma), _lambda(gamma, lmbda, reward.dtype)
+    if rest is None:
+        return None
+    rows = [_rows(each, time_dim) for each in (reward, state_value, next_state_value, terminated)]
+    ends = rows[3] if done is terminated else _rows(done, time_dim)
+    shape = rows[0].shape
+    out = (
+        _POOL.tensor("discounted", shape, reward.dtype),
+        _POOL.tensor("targets", shape, reward.dtype),
+    )
+    if not gae_of_next_values(*rows, ends, factor, rest, False, out):
+        return None
+    return _rows_like(out[0], reward, time_dim), _rows_like(out[1], reward, time_dim)
+
+
+def _lambda(gamma: Scalar, lmbda: Scalar, dtype: torch.dtype) -> float | None:
+    """The lambda whose product with gamma, rounded to `dtype` as the native formula rounds, is the host's."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    factor, wanted = kind(_number(gamma)), kind(_product(gamma, lmbda))
+    for rest in (_number(lmbda), matching_lambda(float(factor), _number(lmbda), kind.__name__)):
+        if factor * kind(rest) == wanted:
+            return rest
+    return None
 
 
 def td_lambda_return(
@@ -67,7 +109,7 @@ def td_lambda_return(
     kept = _unless(done, "kept", reward.dtype).mul_(-_number(lmbda)).add_(1.0)
     kept.select(time_dim, -1).fill_(1.0)
     step = _unless(terminated, "step", reward.dtype).mul_(next_state_value).mul_(_number(gamma)).mul_(kept)
-    returns = _discounted(step.add_(reward), done, _number(gamma * lmbda), time_dim)
+    returns = _discounted(step.add_(reward), done, _product(gamma, lmbda), time_dim)
     return _rows_like(returns, reward, time_dim)
 
 
@@ -117,17 +159,21 @@ def _native(
 ) -> bool:
     """Whether hotloop does this call."""
     first = floats[0]
-    if torch.compiler.is_compiling() or first.dtype not in (torch.float32, torch.float64):
+    dtype, shape, dims = first.dtype, first.shape, first.ndim
+    if torch.compiler.is_compiling() or dtype not in (torch.float32, torch.float64):
         return False
-    if not first.numel() or not -first.ndim <= time_dim < first.ndim:
+    if not first.numel() or not -dims <= time_dim < dims:
         return False
-    for tensor in (*floats, *flags):
-        if type(tensor) is not Tensor or tensor.device.type != "cpu" or tensor.shape != first.shape:
+    grad = torch.is_grad_enabled()
+    for tensor in floats:
+        if type(tensor) is not Tensor or tensor.dtype != dtype or (grad and tensor.requires_grad):
             return False
-    if any(tensor.dtype != first.dtype for tensor in floats) or any(f.dtype != torch.bool for f in flags):
-        return False
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in floats):
-        return False
+    for tensor in flags:
+        if type(tensor) is not Tensor or tensor.dtype != torch.bool:
+            return False
+    for tensor in (*floats, *flags):
+        if not tensor.is_cpu or tensor.shape != shape:
+            return False
     default = torch.get_default_dtype()  # others would change that of the host's results
     return all(
         not isinstance(each, Tensor)
@@ -142,16 +188,32 @@ def _discounts(*scalars: Scalar) -> bool:
 
 def _number(scalar: Scalar) -> float:
     """A factor as the host rounds it, who multiplies flags by it: to torch's default dtype."""
-    return float(torch.as_tensor(scalar))
+    return float(_default()(float(scalar)))
+
+
+def _product(gamma: Scalar, lmbda: Scalar) -> float:
+    """Of both, rounded as the host does: numbers are multiplied as they are, tensors in their dtype."""
+    kind = _default()
+    if isinstance(gamma, Tensor) or isinstance(lmbda, Tensor):
+        return float(kind(float(lmbda)) * kind(float(gamma)))
+    return float(kind(lmbda * gamma))
+
+
+def _default() -> type[np.floating[Any]]:
+    return np.float32 if torch.get_default_dtype() == torch.float32 else np.float64
 
 
 def _rows(tensor: Tensor, time_dim: int) -> Tensor:
     """`[rows, steps]`, in place where the strides allow it."""
+    if tensor.ndim == 3 and time_dim == -2 and tensor.shape[-1] == 1:
+        return tensor.squeeze(-1)
     return tensor.movedim(time_dim, -1).reshape(-1, tensor.shape[time_dim])
 
 
 def _rows_like(rows: Tensor, like: Tensor, time_dim: int) -> Tensor:
     """What `_rows` made of a tensor, in its shape again, and in memory as the host lays it out."""
+    if like.ndim == 3 and time_dim == -2 and like.shape[-1] == 1:
+        return rows.unsqueeze(-1)
     shaped = rows.view(like.movedim(time_dim, -1).shape).movedim(-1, time_dim)
     return shaped if like.ndim < 2 or like.shape[-1] == 1 else shaped.contiguous()
 
