@@ -73,6 +73,7 @@ Matrix flags(EstimatorInputs& in, const char* arg, PyObject* object) {
 // args: rewards, values, next_values, terminated, done, gamma, gae_lambda, time_major, advantages, returns
 void gae_of_next_values_checked(PyObject* const* args) {
   EstimatorInputs in(kNextOp, args[7] == Py_True);
+  in.drop_last_of_one();
   GaeParams p;
   p.in.values = p.in.baseline = in.matrix("values", args[1], Kind::real);
   p.in.rewards = in.matrix("rewards", args[0], Kind::real);

@@ -38,23 +38,28 @@ def gae(
     """Advantages and value targets; rounded as `generalized_advantage_estimate` rounds."""
     terminated = done if terminated is None else terminated
     floats = (state_value, next_state_value, reward)
-    if not _native(floats, (done, terminated), (gamma, lmbda), time_dim) or not _discounts(gamma, lmbda):
+    if not _native(floats, (done, terminated), (gamma, lmbda), time_dim):
         return None
-    found = _whole_gae(gamma, lmbda, state_value, next_state_value, reward, done, terminated, time_dim)
+    factor, rate = _number(gamma), _number(lmbda)
+    if not (0.0 <= factor <= 1.0 and 0.0 <= rate <= 1.0):
+        return None
+    product = _product(gamma, lmbda)
+    rest = _lambda(factor, rate, product, reward.dtype)
+    found = _whole_gae(factor, rest, state_value, next_state_value, reward, done, terminated, time_dim)
     if found is not None:
         return found
     # reward + gamma * not_terminated * next_value - value
-    delta = _unless(terminated, "delta", reward.dtype).mul_(_number(gamma)).mul_(next_state_value)
+    delta = _unless(terminated, "delta", reward.dtype).mul_(factor).mul_(next_state_value)
     delta.add_(reward).sub_(state_value)
-    advantages = _discounted(delta, done, _product(gamma, lmbda), time_dim)
+    advantages = _discounted(delta, done, product, time_dim)
     targets = _POOL.tensor("targets", advantages.shape, reward.dtype)
     torch.add(advantages, _rows(state_value, time_dim), out=targets)
     return _rows_like(advantages, reward, time_dim), _rows_like(targets, reward, time_dim)
 
 
 def _whole_gae(
-    gamma: Scalar,
-    lmbda: Scalar,
+    factor: float,
+    rest: float | None,
     state_value: Tensor,
     next_state_value: Tensor,
     reward: Tensor,
@@ -62,31 +67,29 @@ def _whole_gae(
     terminated: Tensor,
     time_dim: int,
 ) -> tuple[Tensor, Tensor] | None:
-    """The same in one pass over memory. None for steps that are terminated but not done, and for a gamma and
-    lambda whose product the native formula would round otherwise."""
-    factor, rest = _number(gamma), _lambda(gamma, lmbda, reward.dtype)
+    """The same in one pass over memory. None for steps that are terminated but not done, and where there is
+    no `rest`, whose product with the discount `factor` is rounded as the host's."""
     if rest is None:
         return None
-    rows = [_rows(each, time_dim) for each in (reward, state_value, next_state_value, terminated)]
-    ends = rows[3] if done is terminated else _rows(done, time_dim)
-    shape = rows[0].shape
-    out = (
-        _POOL.tensor("discounted", shape, reward.dtype),
-        _POOL.tensor("targets", shape, reward.dtype),
-    )
-    if not gae_of_next_values(*rows, ends, factor, rest, False, out):
+    inputs = (reward, state_value, next_state_value, terminated, done)
+    columns = _are_columns(reward, time_dim)
+    if not columns:
+        inputs = tuple(_rows(each, time_dim) for each in inputs)
+    shape, dtype = inputs[0].shape, reward.dtype
+    out = _POOL.tensor("discounted", shape, dtype), _POOL.tensor("targets", shape, dtype)
+    if not gae_of_next_values(*inputs, factor, rest, False, out):
         return None
-    return _rows_like(out[0], reward, time_dim), _rows_like(out[1], reward, time_dim)
+    return out if columns else (_rows_like(out[0], reward, time_dim), _rows_like(out[1], reward, time_dim))
 
 
-def _lambda(gamma: Scalar, lmbda: Scalar, dtype: torch.dtype) -> float | None:
+def _lambda(factor: float, lmbda: float, wanted: float, dtype: torch.dtype) -> float | None:
     """The lambda whose product with gamma, rounded to `dtype` as the native formula rounds, is the host's."""
     kind = np.float32 if dtype == torch.float32 else np.float64
-    factor, wanted = kind(_number(gamma)), kind(_product(gamma, lmbda))
-    for rest in (_number(lmbda), matching_lambda(float(factor), _number(lmbda), kind.__name__)):
-        if factor * kind(rest) == wanted:
-            return rest
-    return None
+    product = kind(wanted)
+    if kind(factor) * kind(lmbda) == product:
+        return lmbda
+    near = matching_lambda(factor, lmbda, kind.__name__)
+    return near if kind(factor) * kind(near) == product else None
 
 
 def td_lambda_return(
@@ -203,17 +206,18 @@ def _default() -> type[np.floating[Any]]:
     return np.float32 if torch.get_default_dtype() == torch.float32 else np.float64
 
 
+def _are_columns(tensor: Tensor, time_dim: int) -> bool:
+    """Whether a tensor is `[rows, steps, 1]`."""
+    return tensor.ndim == 3 and tensor.shape[2] == 1 and time_dim in (-2, 1)
+
+
 def _rows(tensor: Tensor, time_dim: int) -> Tensor:
     """`[rows, steps]`, in place where the strides allow it."""
-    if tensor.ndim == 3 and time_dim == -2 and tensor.shape[-1] == 1:
-        return tensor.squeeze(-1)
     return tensor.movedim(time_dim, -1).reshape(-1, tensor.shape[time_dim])
 
 
 def _rows_like(rows: Tensor, like: Tensor, time_dim: int) -> Tensor:
     """What `_rows` made of a tensor, in its shape again, and in memory as the host lays it out."""
-    if like.ndim == 3 and time_dim == -2 and like.shape[-1] == 1:
-        return rows.unsqueeze(-1)
     shaped = rows.view(like.movedim(time_dim, -1).shape).movedim(-1, time_dim)
     return shaped if like.ndim < 2 or like.shape[-1] == 1 else shaped.contiguous()
 

@@ -111,7 +111,8 @@ def gae_of_next_values(
         delta[t]  = r[t] + gamma * (not terminated[t]) * next_values[t] - V[t]
         A[t]      = delta[t] + gamma * gae_lambda * (not done[t]) * A[t+1]
 
-    For integrations; the arguments are those of `gae`, on the CPU, and bool flags.
+    For integrations; the arguments are those of `gae`, on the CPU, and bool flags. `[N, T, 1]` is as good as
+    `[N, T]`.
 
     Returns:
         Whether it was done: not where a step is terminated but not done, nor for tensor subclasses and flags
