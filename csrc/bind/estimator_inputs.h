@@ -81,8 +81,7 @@ class EstimatorInputs {
 // Inline: at the sizes of a rollout step these calls are a measurable part of an op.
 inline const View& EstimatorInputs::add(const char* arg, PyObject* object) {
   names_[count_] = arg;
-  View& view =
-      *new (storage_ + sizeof(View) * static_cast<size_t>(count_++)) View(read_tensor(op_, arg, object));
+  View& view = *new (storage_ + sizeof(View) * static_cast<size_t>(count_++)) View(read_tensor(op_, arg, object));
   if (drops_last_ && view.ndim == 3 && view.shape[2] == 1) view.ndim = 2;
   return view;
 }

@@ -82,7 +82,8 @@ struct DepartureReader {
       const bool contiguous = m->row_stride == d.horizon && m->time_stride == 1;
       if (!contiguous || (!bytes && m->dtype != DTypeOf<T>::value)) return false;
     }
-    for (const Matrix* m : {&d.rewards, &d.values, &d.next_values, &d.baseline, &d.truncation_values, &d.importance}) {
+    for (const Matrix* m :
+         {&d.rewards, &d.values, &d.next_values, &d.baseline, &d.truncation_values, &d.importance}) {
       if (m->data != nullptr && !end_to_end<T>(*m, d.horizon)) return false;
     }
     return true;
@@ -144,7 +145,8 @@ struct DepartureReader {
     };
     for (const void** flags : {&run.terminated, &run.truncated, &run.valid}) *flags = flag_at(*flags);
     for (const T** each : {&run.reward, &run.value, &run.baseline, &run.truncation_value}) *each += i;
-    run.next = d.next_values.data != nullptr ? run.next + i : load_or_zeros<false>(d.last_values, row, 0, 1, scratch);
+    run.next =
+        d.next_values.data != nullptr ? run.next + i : load_or_zeros<false>(d.last_values, row, 0, 1, scratch);
     run.ratio = ratio_shift != 0 ? kZeros<T> : run.ratio + i;
     return run;
   }

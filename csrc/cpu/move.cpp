@@ -13,7 +13,8 @@ namespace {
 constexpr int64_t kBlocks = 16;  // row blocks per leaf: enough to balance threads, few enough to stay cheap
 
 constexpr int64_t kAheadRows = 3;      // asked for while others are copied ...
-constexpr int64_t kAheadBytes = 4096;  // ... where a row is not so long that the processor sees it coming by itself
+constexpr int64_t kAheadBytes =
+    4096;  // ... where a row is not so long that the processor sees it coming by itself
 
 struct Identity {
   int64_t operator[](int64_t i) const { return i; }

@@ -25,8 +25,18 @@ _FIELDS = {
 }
 
 
-# What the interpreter counts where nobody else holds an object: an attribute, a variable and the call's argument.
-_ALONE = 3
+class _Holder:
+    """Counts the references to an attribute as `_Minibatch.observations` does."""
+
+    def __init__(self) -> None:
+        self._held = object()
+
+    def count(self) -> int:
+        known = self._held
+        return sys.getrefcount(known)
+
+
+_ALONE = _Holder().count()  # what the interpreter counts where nobody else holds it
 
 
 class Storage:
@@ -168,9 +178,7 @@ class Storage:
             self._cursors.positions.fill_(storage.step)
         return self._store
 
-    def _batches_of(
-        self, storage: Any, leaves: dict[str, Tensor], count: int, size: int
-    ) -> list[_Minibatch]:
+    def _batches_of(self, storage: Any, leaves: dict[str, Tensor], count: int, size: int) -> list[_Minibatch]:
         key = (count, size, tuple((name, leaf.shape, leaf.dtype) for name, leaf in leaves.items()))
         if self._batches[0] != key:
             self._batches = key, [_Minibatch(storage, leaves, size) for _ in range(count)]
