@@ -71,13 +71,12 @@ def _whole_gae(
     no `rest`, whose product with the discount `factor` is rounded as the host's."""
     if rest is None:
         return None
-    inputs = (reward, state_value, next_state_value, terminated, done)
     columns = _are_columns(reward, time_dim)
-    if not columns:
-        inputs = tuple(_rows(each, time_dim) for each in inputs)
-    shape, dtype = inputs[0].shape, reward.dtype
+    given = [reward, state_value, next_state_value, terminated, done]
+    rewards, values, following, ends, dones = given if columns else [_rows(x, time_dim) for x in given]
+    shape, dtype = rewards.shape, reward.dtype
     out = _POOL.tensor("discounted", shape, dtype), _POOL.tensor("targets", shape, dtype)
-    if not gae_of_next_values(*inputs, factor, rest, False, out):
+    if not gae_of_next_values(rewards, values, following, ends, dones, factor, rest, False, out):
         return None
     return out if columns else (_rows_like(out[0], reward, time_dim), _rows_like(out[1], reward, time_dim))
 
