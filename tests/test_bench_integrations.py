@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.integrations import tables
-from benchmarks.integrations.command import _parser
 
 ROOT = Path(__file__).parents[1]
+if str(ROOT) not in sys.path:  # where pytest is not run as a module
+    sys.path.append(str(ROOT))
+tables: Any = importlib.import_module("benchmarks.integrations.tables")
+command: Any = importlib.import_module("benchmarks.integrations.command")
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "integrations.json"
 
@@ -63,5 +67,5 @@ def test_small_and_large_jobs_of_metta_have_a_row_each() -> None:
 
 
 def test_jobs_can_be_chosen() -> None:
-    assert _parser().parse_args([]).jobs == ""
-    assert _parser().parse_args(["--jobs", "64 agents"]).jobs == "64 agents"
+    assert command._parser().parse_args([]).jobs == ""
+    assert command._parser().parse_args(["--jobs", "64 agents"]).jobs == "64 agents"
