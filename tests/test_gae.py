@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.ops import reference
+from hotloop.ops.gae import gae_of_next_values
 from layouts import FLAG_DTYPES, HALF_DTYPES, LAYOUTS, SHAPES, random_flags, same
 
 DISCOUNT: dict[str, Any] = {"gamma": 0.97, "gae_lambda": 0.9}
@@ -247,3 +248,68 @@ def test_errors_name_argument_expectation_and_actual(
 ) -> None:
     with pytest.raises(error, match=f"gae: .*{message}"):
         ops.gae(**{**inputs((4, 5)), **DISCOUNT, **change})
+
+
+def of_next_values(
+    rewards: Tensor, values: Tensor, following: Tensor, terminated: Tensor, done: Tensor
+) -> tuple[Tensor, Tensor]:
+    """TorchRL's formula, step by step, of `[N, T]`."""
+    dtype = values.dtype
+    gamma, decay = (torch.tensor(DISCOUNT[name], dtype=dtype) for name in DISCOUNT)
+    decay = gamma * decay
+    delta = rewards + gamma * (~terminated).to(dtype) * following - values
+    advantages, carried = torch.empty_like(values), torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        carried = advantages[:, t] = delta[:, t] + decay * (~done[:, t]).to(dtype) * carried
+    return advantages, advantages + values
+
+
+@pytest.mark.parametrize("limits", [False, True], ids=["ends", "time limits"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", ["rows", "one column", "time-major", "strided"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (33, 64), (17, 300)], ids=str)
+def test_values_that_are_given_for_what_follows(
+    shape: tuple[int, int], layout: str, dtype: torch.dtype, limits: bool
+) -> None:
+    g = torch.Generator().manual_seed(3)
+    rewards, values, following = (torch.randn(shape, generator=g, dtype=dtype) for _ in range(3))
+    terminated = random_flags(shape, g)
+    done = terminated | random_flags(shape, g) if limits else terminated.clone()
+    expected = of_next_values(rewards, values, following, terminated, done)
+    given = [rewards, values, following, terminated, done]
+    out = torch.empty_like(values), torch.empty_like(values)
+    if layout == "one column":
+        given, out = [x.unsqueeze(-1) for x in given], (out[0].unsqueeze(-1), out[1].unsqueeze(-1))
+    elif layout == "time-major":
+        given, out = [x.t().contiguous() for x in given], (out[0].t(), out[1].t())
+    elif layout == "strided":
+        given = [torch.stack([x, x], -1)[..., 1] for x in given]
+    major = layout == "time-major"
+    assert gae_of_next_values(*given, *DISCOUNT.values(), major, out)
+    assert_same(tuple(x.reshape(shape) if not major else x.t() for x in out), expected)
+
+
+@pytest.mark.parametrize("at", [0, 7, 8, 34])
+def test_a_step_that_is_terminated_but_not_done_is_left_to_the_caller(at: int) -> None:
+    zeros, flags = torch.zeros(5, 7), torch.zeros(5, 7, dtype=torch.bool)
+    terminated = flags.clone()
+    terminated.view(-1)[at] = True
+    out = torch.ones(5, 7), torch.ones(5, 7)
+    for spread in (False, True):
+        given = [torch.stack([x, x], -1)[..., 0] if spread else x for x in (terminated, flags)]
+        assert not gae_of_next_values(zeros, zeros, zeros, *given, 0.9, 0.9, False, out)
+        assert bool((out[0] == 1).all())
+        assert gae_of_next_values(zeros, zeros, zeros, *reversed(given), 0.9, 0.9, False, out)
+        out[0].fill_(1)
+    assert not gae_of_next_values(zeros, zeros, zeros, flags.float(), flags, 0.9, 0.9, False, out)
+
+
+def test_values_of_what_follows_are_checked() -> None:
+    zeros, flags = torch.zeros(5, 7), torch.zeros(5, 7, dtype=torch.bool)
+    out = torch.zeros(5, 7), torch.zeros(5, 7)
+    with pytest.raises(ValueError, match=r"gae_of_next_values: next_values must be"):
+        gae_of_next_values(zeros, zeros, torch.zeros(5, 6), flags, flags, 0.9, 0.9, False, out)
+    with pytest.raises(ValueError, match=r"gae_lambda must be in \[0, 1\]"):
+        gae_of_next_values(zeros, zeros, zeros, flags, flags, 0.9, 1.5, False, out)
+    with pytest.raises(ValueError, match=r"out\[0\]"):
+        gae_of_next_values(zeros, zeros, zeros, flags, flags, 0.9, 0.9, False, (zeros, out[1]))

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         for host in options.hosts.split(","):
             python = _environment(host)
             for memory in options.memory.split(","):
-                for job in JOBS[host]:
+                for job in [job for job in JOBS[host] if options.jobs in job]:
                     race = Race(
                         host, job, python, options.threads, memory, 1 if options.quick else options.rounds,
                         options.quick, options.seed,
@@ -75,6 +75,7 @@ def _environment(host: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("python -m benchmarks.integrations", description=__doc__)
     made.add_argument("--hosts", default=",".join(JOBS), help=f"of {', '.join(JOBS)}")
+    made.add_argument("--jobs", default="", help="those alone that have this in their name")
     made.add_argument("--threads", type=int, default=1, help="of torch")
     made.add_argument(
         "--memory", default="default,keep", help="default, keep: freed memory is not handed back"

@@ -24,6 +24,9 @@ class EstimatorInputs {
   EstimatorInputs& operator=(const EstimatorInputs&) = delete;
 #endif
 
+  // From now on [N, T, 1] is read as [N, T].
+  void drop_last_of_one() { drops_last_ = true; }
+
   // The first matrix read gives the shape. An absent one (None) gives a Matrix without data.
   Matrix matrix(const char* arg, PyObject* object, Kind kind);
   Matrix optional_matrix(const char* arg, PyObject* object, Kind kind) {
@@ -58,7 +61,7 @@ class EstimatorInputs {
   void add_output(const char* arg, PyObject* object, DType dtype);
 
   const char* op_;
-  bool time_major_;
+  bool time_major_, drops_last_ = false;
   const char* layout_;
   const char* column_layout_;
   int64_t rows_ = -1, horizon_ = -1;
@@ -78,7 +81,9 @@ class EstimatorInputs {
 // Inline: at the sizes of a rollout step these calls are a measurable part of an op.
 inline const View& EstimatorInputs::add(const char* arg, PyObject* object) {
   names_[count_] = arg;
-  return *new (storage_ + sizeof(View) * static_cast<size_t>(count_++)) View(read_tensor(op_, arg, object));
+  View& view = *new (storage_ + sizeof(View) * static_cast<size_t>(count_++)) View(read_tensor(op_, arg, object));
+  if (drops_last_ && view.ndim == 3 && view.shape[2] == 1) view.ndim = 2;
+  return view;
 }
 
 inline void EstimatorInputs::expect_matrix(const char* arg, const View& view) {

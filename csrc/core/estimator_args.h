@@ -25,6 +25,7 @@ struct DepartureArgs {
   Matrix truncated, truncation_values, valid;  // [N, T] or absent; the first two together
   Matrix importance;                           // [N, T] or absent
   Matrix last_values;                          // [N] or absent: zeros
+  Matrix next_values;                          // [N, T] or absent: V[t+1] of `values`; on the host only
   DType dtype = DType::f32;                    // of the results
   DiscountArgs discounts;
 };

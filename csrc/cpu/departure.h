@@ -82,7 +82,8 @@ struct DepartureReader {
       const bool contiguous = m->row_stride == d.horizon && m->time_stride == 1;
       if (!contiguous || (!bytes && m->dtype != DTypeOf<T>::value)) return false;
     }
-    for (const Matrix* m : {&d.rewards, &d.values, &d.baseline, &d.truncation_values, &d.importance}) {
+    for (const Matrix* m :
+         {&d.rewards, &d.values, &d.next_values, &d.baseline, &d.truncation_values, &d.importance}) {
       if (m->data != nullptr && !end_to_end<T>(*m, d.horizon)) return false;
     }
     return true;
@@ -103,7 +104,9 @@ struct DepartureReader {
     run.valid = flag<kTime>(d.valid, row, t, count, s.run[2]);
     run.reward = load_or_zeros<kTime>(d.rewards, row, t, count, s.run[3]);
     run.value = load_or_zeros<kTime>(d.values, row, t, count, s.run[4]);
-    run.next = load_later<kTime>(d.values, d.last_values, d.horizon, row, t, count, s.run[5]);
+    run.next = d.next_values.data != nullptr
+                   ? load_or_zeros<kTime>(d.next_values, row, t, count, s.run[5])
+                   : load_later<kTime>(d.values, d.last_values, d.horizon, row, t, count, s.run[5]);
     run.baseline =
         same_view(d.baseline, d.values) ? run.value : load_or_zeros<kTime>(d.baseline, row, t, count, s.run[6]);
     run.truncation_value = load_or_zeros<kTime>(d.truncation_values, row, t, count, s.run[7]);
@@ -125,7 +128,9 @@ struct DepartureReader {
     run.valid = flag_at(d.valid);
     run.reward = at(d.rewards);
     run.value = at(d.values);
-    run.next = d.values.data != nullptr ? run.value + 1 : kZeros<T>;
+    run.next = d.values.data == nullptr        ? kZeros<T>
+               : d.next_values.data != nullptr ? at(d.next_values)
+                                               : run.value + 1;
     run.baseline = at(d.baseline);
     run.truncation_value = at(d.truncation_values);
     run.ratio = d.importance.data != nullptr ? at(d.importance) + ratio_shift : kZeros<T>;
@@ -140,7 +145,8 @@ struct DepartureReader {
     };
     for (const void** flags : {&run.terminated, &run.truncated, &run.valid}) *flags = flag_at(*flags);
     for (const T** each : {&run.reward, &run.value, &run.baseline, &run.truncation_value}) *each += i;
-    run.next = load_or_zeros<false>(d.last_values, row, 0, 1, scratch);
+    run.next =
+        d.next_values.data != nullptr ? run.next + i : load_or_zeros<false>(d.last_values, row, 0, 1, scratch);
     run.ratio = ratio_shift != 0 ? kZeros<T> : run.ratio + i;
     return run;
   }

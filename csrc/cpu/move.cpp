@@ -12,6 +12,10 @@ namespace {
 
 constexpr int64_t kBlocks = 16;  // row blocks per leaf: enough to balance threads, few enough to stay cheap
 
+constexpr int64_t kAheadRows = 3;      // asked for while others are copied ...
+constexpr int64_t kAheadBytes =
+    4096;  // ... where a row is not so long that the processor sees it coming by itself
+
 struct Identity {
   int64_t operator[](int64_t i) const { return i; }
 };
@@ -39,7 +43,11 @@ void move_leaf(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t beg
     }
     return stream_end();
   }
+  const bool wide = m.row.contiguous_bytes >= kStreamRowBytes && m.row.contiguous_bytes <= kAheadBytes;
   for (int64_t i = begin; i < end; ++i) {
+    if (wide && i + kAheadRows < end) {
+      will_write(m.to + to_rows[i + kAheadRows] * m.to_step, m.row.contiguous_bytes);
+    }
     copy_row(m.row, m.to + to_rows[i] * m.to_step, m.from + from_rows[i] * m.from_step);
   }
 }

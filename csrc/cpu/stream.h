@@ -40,6 +40,14 @@ inline void stream_bytes(char* to, const char* from, int64_t count) {
   std::memcpy(to, from, static_cast<size_t>(count));
 }
 
+// Brings what will be overwritten into the cache. Rows of a rollout's buffer lie on pages of their own, and a store
+// that misses holds up those behind it.
+inline void will_write(const char* to, int64_t count) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < count; i += 64) __builtin_prefetch(to + i, 1);
+#endif
+}
+
 // Streamed stores are visible to other threads only after this.
 inline void stream_end() {
 #if defined(__SSE2__)

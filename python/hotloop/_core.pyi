@@ -69,6 +69,19 @@ def gae(
     returns: Tensor,
     /,
 ) -> _Result: ...
+def gae_of_next_values(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    time_major: bool,
+    advantages: Tensor,
+    returns: Tensor,
+    /,
+) -> _Result: ...
 def reverse_scan(
     a: Tensor,
     b: Tensor,

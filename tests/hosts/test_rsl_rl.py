@@ -370,6 +370,37 @@ def test_batches_of_later_epochs_are_the_same_memory_unless_copied() -> None:
         assert torch.equal(batches[0].actions, batches[2].actions)
 
 
+def test_what_is_put_into_a_batch_is_gone_in_the_next_epoch() -> None:
+    made = runner()
+    made.alg.update = lambda: {}
+    made.learn(1)
+    ours.install()
+
+    def change(observations: TensorDict, number: int) -> None:
+        if number == 0:
+            observations["more"] = observations["policy"]
+        elif number == 1:
+            observations["policy"] = observations["policy"] + 1
+        elif number == 2:
+            observations.rename_key_("extra", "other")
+        elif number == 3:
+            observations.batch_size = []
+        elif number == 4:
+            observations.lock_()
+
+    wanted: list[dict[str, Tensor]] = []
+    for number, batch in enumerate(made.alg.storage.mini_batch_generator(6, 3)):
+        observations = batch.observations
+        assert observations.batch_size == torch.Size([AGENTS * STEPS // 6])
+        assert not observations.is_locked
+        if number < 6:
+            wanted.append({name: each.clone() for name, each in observations.items()})
+        assert observations.keys() == {"policy", "extra"}
+        assert all(torch.equal(observations[name], each) for name, each in wanted[number % 6].items())
+        change(observations, number)
+        del batch, observations
+
+
 def test_wrong_uses_are_the_hosts_errors() -> None:
     ours.install()
     made = runner()

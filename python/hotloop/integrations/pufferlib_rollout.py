@@ -52,6 +52,7 @@ class Rollout:
 
     Attributes:
         valid: `[segments, horizon]` uint8: 0 for a step that counts for nothing; None where all count.
+        full_rows: finished in this rollout.
     """
 
     def __init__(self, trainer: Any, options: Options) -> None:
@@ -62,17 +63,15 @@ class Rollout:
         if options.fillers:
             self.valid = torch.ones(self.segments, self.horizon, dtype=torch.uint8)
         self._cursors = RowCursors(trainer.total_agents, self.segments, self.horizon)
+        self._native = self._cursors.native
         self._buffers: dict[str, Tensor] = {}
         self.begin(trainer)
         self._plan = StorePlan(self._buffers, tuple(self._buffers), self._cursors)
 
-    @property
-    def full_rows(self) -> int:
-        return self._cursors.full_rows
-
     def begin(self, trainer: Any) -> None:
         """Every agent back to the start of its row; looks the trainer's buffers up anew."""
         self._cursors.reset()
+        self.full_rows = 0
         self._free = trainer.total_agents
         self._row: dict[int, int] = {}  # of the first agent of a slice, from its second row on
         self._buffers.update({name: getattr(trainer, name) for name in STORED})
@@ -107,13 +106,15 @@ class Rollout:
                 f"hotloop.integrations.pufferlib: agents {start} to {stop - 1} have filled their rows before "
                 f"the others: no row is free of {self.segments} segments"
             )
-        position = self._cursors.position(start)
-        if self.options != Options():
+        if not self._plain:
+            position = self._cursors.position(start)
             self._apply_options(
                 step, torch.as_tensor(truncations), torch.as_tensor(mask), row, position, gamma
             )
         self._plan.store(step, start, stop)
-        if position + 1 == self.horizon:
+        full_rows = self._native.full_rows
+        if full_rows != self.full_rows:
+            self.full_rows = full_rows
             self._row[start] = self._free
             self._free += stop - start
 
@@ -168,18 +169,18 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
             logits, values = trainer.policy.forward_eval(observations, context)
             actions, logprobs, _ = sample_logits(logits)
             rewards = rewards.clamp(-1, 1)
+        # Made without gradients, so what is done with it records none.
         profile("eval_copy", epoch)
-        with torch.no_grad():
-            if recurrent:
-                trainer.lstm_h[agents.start] = context["lstm_h"]
-                trainer.lstm_c[agents.start] = context["lstm_c"]
-            step = [observations, actions, logprobs, rewards, terminals, values.flatten()]
-            rollout.store(agents, step, truncations, mask, config["gamma"])
-            trainer.full_rows = rollout.full_rows
-            sent = actions.numpy()
-            if isinstance(logits, torch.distributions.Normal):
-                space = trainer.vecenv.action_space
-                sent = np.clip(sent, space.low, space.high)
+        if recurrent:
+            trainer.lstm_h[agents.start] = context["lstm_h"]
+            trainer.lstm_c[agents.start] = context["lstm_c"]
+        step = [observations, actions, logprobs, rewards, terminals, values.flatten()]
+        rollout.store(agents, step, truncations, mask, config["gamma"])
+        trainer.full_rows = rollout.full_rows
+        sent = actions.numpy()
+        if isinstance(logits, torch.distributions.Normal):
+            space = trainer.vecenv.action_space
+            sent = np.clip(sent, space.low, space.high)
         profile("eval_misc", epoch)
         _collect(trainer.stats, infos)
         profile("env", epoch)

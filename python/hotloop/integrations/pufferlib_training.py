@@ -92,10 +92,12 @@ class Training:
 
     def minibatch(self, trainer: Any, alpha: float, beta: float) -> Minibatch:
         """Draws rows by their advantages, with torch's generator as PuffeRL does, and gathers them."""
-        priorities = torch.nan_to_num(self._sums**alpha, 0, 0, 0)
-        probabilities = (priorities + 1e-6) / (priorities.sum() + 1e-6)
+        # PuffeRL's operations, in place
+        probabilities = self._sums.pow(alpha).nan_to_num_(0, 0, 0)
+        total = probabilities.sum().add_(1e-6)
+        probabilities.add_(1e-6).div_(total)
         rows = torch.multinomial(probabilities, trainer.minibatch_segments)
-        weights = (trainer.segments * probabilities[rows, None]) ** -beta
+        weights = probabilities.index_select(0, rows).mul_(trainer.segments).pow_(-beta).unsqueeze(1)
         self._plan.gather(self._leaves(trainer), rows)
         found: dict[Any, Tensor] = self._plan.out
         observations, valid = found["observations"], found.get("valid")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import operator
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hotloop.entries import plain_entries
 from hotloop.ops import GatherPlan, RowCursors, StorePlan, gather, scatter_
 from hotloop.ops._memory import empty_buffer
 
@@ -21,6 +23,20 @@ _FIELDS = {
     "returns": "returns",
     "actions_log_prob": "old_actions_log_prob",
 }
+
+
+class _Holder:
+    """Counts the references to an attribute as `_Minibatch.observations` does."""
+
+    def __init__(self) -> None:
+        self._held = object()
+
+    def count(self) -> int:
+        known = self._held
+        return sys.getrefcount(known)
+
+
+_ALONE = _Holder().count()  # what the interpreter counts where nobody else holds it
 
 
 class Storage:
@@ -50,7 +66,7 @@ class Storage:
         self._held: tuple[Any, ...] = ()
         self._names: tuple[str, ...] = ()
         self._store: StorePlan | None = None
-        self._batches: tuple[Any, list[GatherPlan]] = (None, [])
+        self._batches: tuple[Any, list[_Minibatch]] = (None, [])
         self._padded: dict[str, Tensor] = {}
 
     def add_transition(self, storage: Any, transition: Any) -> None:
@@ -66,8 +82,9 @@ class Storage:
             )
         plan = self._plan_of(storage)
         observations = transition.observations
-        if tuple(observations.keys()) == self._names:
-            step = [*observations.values()]
+        entries = plain_entries(observations)
+        if entries is not None and tuple(entries) == self._names:
+            step = [*entries.values()]
         elif set(observations.keys()) == set(self._names):
             step = [observations[name] for name in self._names]
         else:
@@ -75,9 +92,9 @@ class Storage:
                 f"hotloop.integrations.rsl_rl: observations must have {sorted(self._names)}, "
                 f"got {sorted(observations.keys())}"
             )
-        step += (transition.actions, transition.rewards.view(-1, 1), transition.dones.view(-1, 1))
+        step += (transition.actions, _column(transition.rewards), _column(transition.dones))
         if learns:
-            step += (transition.values, transition.actions_log_prob.view(-1, 1))
+            step += (transition.values, _column(transition.actions_log_prob))
             step += transition.distribution_params
         else:
             step.append(transition.privileged_actions)
@@ -95,21 +112,20 @@ class Storage:
         size = self.agents * self.horizon // num_mini_batches
         order = torch.randperm(num_mini_batches * size, requires_grad=False, device=storage.device)
         leaves = {name: leaf.flatten(0, 1) for name, leaf in _leaves(storage).items()}
-        plans = self._plans(leaves, num_mini_batches, size)
         sources = list(leaves.values())
-        observations: list[Any] = [None] * num_mini_batches
-        for epoch in range(num_epochs):
-            for i, plan in enumerate(plans):
-                rows = order[i * size : (i + 1) * size]
-                if copy:
+        if copy:
+            for _ in range(num_epochs):
+                for rows in order.split(size):
                     out = dict(zip(leaves, gather(sources, rows), strict=True))
-                else:
-                    out = plan.out  # type: ignore[assignment]
-                    if epoch == 0:
-                        plan.gather(sources, rows)
-                if copy or observations[i] is None:
-                    observations[i] = _tensordict(storage, out, [size])
-                yield batch_type(observations=observations[i].copy(), **_batch_fields(out))
+                    yield batch_type(observations=_tensordict(storage, out, [size]), **_batch_fields(out))
+            return
+        batches = self._batches_of(storage, leaves, num_mini_batches, size)
+        for batch, rows in zip(batches, order.split(size), strict=True):
+            batch.plan.gather(sources, rows)
+            yield batch_type(batch.observations(), **batch.fields)
+        for _ in range(num_epochs - 1):
+            for batch in batches:
+                yield batch_type(batch.observations(), **batch.fields)
 
     def recurrent_mini_batch_generator(
         self, storage: Any, num_mini_batches: int, num_epochs: int, copy: bool
@@ -148,8 +164,12 @@ class Storage:
             *((storage.values, storage.actions_log_prob, storage.distribution_params) if learns else ()),
         )  # fmt: skip
         if self._store is None or any(map(operator.is_not, held, self._held)):
-            stored = [*storage.observations.values(), *held[1:4]]
-            stored += [*held[4:6], *held[6]] if learns else [storage.privileged_actions]
+            stored = [*storage.observations.values(), storage.actions]
+            stored += [storage.rewards.squeeze(-1), storage.dones.squeeze(-1)]
+            if learns:
+                stored += [storage.values, storage.actions_log_prob.squeeze(-1), *storage.distribution_params]
+            else:
+                stored.append(storage.privileged_actions)
             views = {str(i): leaf.transpose(0, 1) for i, leaf in enumerate(stored)}
             self._store, self._held = StorePlan(views, tuple(views), self._cursors), held
             self._names = tuple(storage.observations.keys())
@@ -158,11 +178,10 @@ class Storage:
             self._cursors.positions.fill_(storage.step)
         return self._store
 
-    def _plans(self, leaves: dict[str, Tensor], count: int, size: int) -> list[GatherPlan]:
+    def _batches_of(self, storage: Any, leaves: dict[str, Tensor], count: int, size: int) -> list[_Minibatch]:
         key = (count, size, tuple((name, leaf.shape, leaf.dtype) for name, leaf in leaves.items()))
         if self._batches[0] != key:
-            wanted: dict[Any, Tensor] = {**leaves}
-            self._batches = key, [GatherPlan.allocate(wanted, size) for _ in range(count)]
+            self._batches = key, [_Minibatch(storage, leaves, size) for _ in range(count)]
         return self._batches[1]
 
     def _pad(self, storage: Any, episodes: Episodes) -> Any:
@@ -177,6 +196,50 @@ class Storage:
         scatter_(list(padded.values()), episodes.places, sources)
         shaped = {f"obs/{name}": x.unflatten(0, (self.horizon, episodes.count)) for name, x in padded.items()}
         return _tensordict(storage, shaped, [self.horizon, episodes.count])
+
+
+class _Minibatch:
+    """Memory of the minibatch of one number, for all epochs and updates.
+
+    Args:
+        storage: the `RolloutStorage`.
+        leaves: what it is made of, `[T * N, ...]` each.
+        size: steps.
+
+    Attributes:
+        plan: gathers it.
+        fields: of a batch, but for the observations.
+    """
+
+    def __init__(self, storage: Any, leaves: dict[str, Tensor], size: int) -> None:
+        wanted: dict[Any, Tensor] = {**leaves}
+        self.plan = GatherPlan.allocate(wanted, size)
+        out: dict[Any, Tensor] = self.plan.out
+        self.fields = _batch_fields(out)
+        self._size = torch.Size((size,))
+        self._make(storage.observations)
+
+    def observations(self) -> Any:
+        """The batch's TensorDict: the one of the last epoch, unless somebody holds that one or has changed
+        it. To make one costs several times what a batch of 64 agents takes otherwise."""
+        known = self._observations
+        entries = plain_entries(known)
+        if (
+            sys.getrefcount(known) > _ALONE
+            or entries is None
+            or known.is_locked
+            or known.batch_size != self._size
+            or [*entries] != self._names
+            or any(map(operator.is_not, entries.values(), self._held))
+        ):
+            self._make(known)
+        return self._observations
+
+    def _make(self, like: Any) -> None:
+        out: dict[Any, Tensor] = self.plan.out
+        held = _observations_of(out)
+        self._observations = type(like)(held, batch_size=self._size, device=like.device)
+        self._names, self._held = [*held], [*held.values()]
 
 
 class Episodes:
@@ -224,6 +287,11 @@ def _states(saved: list[Tensor] | None, episodes: Episodes, chosen: slice) -> An
     return states[0] if len(states) == 1 else states
 
 
+def _column(numbers: Tensor) -> Tensor:
+    """`[N]`, which they are, or made of `[N, 1]`."""
+    return numbers if numbers.dim() == 1 else numbers.view(-1)
+
+
 def _cloned(states: Any) -> Any:
     return tuple(map(torch.clone, states)) if isinstance(states, tuple) else states
 
@@ -252,7 +320,9 @@ def _batch_fields(leaves: dict[str, Tensor]) -> dict[str, Any]:
 
 def _tensordict(storage: Any, leaves: dict[str, Tensor], batch_size: list[int]) -> Any:
     """Those of the leaves that are observations, as rsl_rl holds them."""
-    observations = {
-        name.removeprefix("obs/"): leaf for name, leaf in leaves.items() if name.startswith("obs/")
-    }
-    return type(storage.observations)(observations, batch_size=batch_size, device=storage.observations.device)
+    held = storage.observations
+    return type(held)(_observations_of(leaves), batch_size=batch_size, device=held.device)
+
+
+def _observations_of(leaves: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("obs/"): leaf for name, leaf in leaves.items() if name.startswith("obs/")}

@@ -8,7 +8,7 @@ subclasses, `torch.compile`, and shapes that the host refuses.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.integrations.arrays import ArrayPool
+from hotloop.integrations.decay import matching_lambda
+from hotloop.ops.gae import gae_of_next_values
 
 Scalar: TypeAlias = "float | Tensor"
 
@@ -36,15 +38,57 @@ def gae(
     """Advantages and value targets; rounded as `generalized_advantage_estimate` rounds."""
     terminated = done if terminated is None else terminated
     floats = (state_value, next_state_value, reward)
-    if not _native(floats, (done, terminated), (gamma, lmbda), time_dim) or not _discounts(gamma, lmbda):
+    if not _native(floats, (done, terminated), (gamma, lmbda), time_dim):
         return None
+    factor, rate = _number(gamma), _number(lmbda)
+    if not (0.0 <= factor <= 1.0 and 0.0 <= rate <= 1.0):
+        return None
+    product = _product(gamma, lmbda)
+    rest = _lambda(factor, rate, product, reward.dtype)
+    found = _whole_gae(factor, rest, state_value, next_state_value, reward, done, terminated, time_dim)
+    if found is not None:
+        return found
     # reward + gamma * not_terminated * next_value - value
-    delta = _unless(terminated, "delta", reward.dtype).mul_(_number(gamma)).mul_(next_state_value)
+    delta = _unless(terminated, "delta", reward.dtype).mul_(factor).mul_(next_state_value)
     delta.add_(reward).sub_(state_value)
-    advantages = _discounted(delta, done, _number(lmbda * gamma), time_dim)
+    advantages = _discounted(delta, done, product, time_dim)
     targets = _POOL.tensor("targets", advantages.shape, reward.dtype)
     torch.add(advantages, _rows(state_value, time_dim), out=targets)
     return _rows_like(advantages, reward, time_dim), _rows_like(targets, reward, time_dim)
+
+
+def _whole_gae(
+    factor: float,
+    rest: float | None,
+    state_value: Tensor,
+    next_state_value: Tensor,
+    reward: Tensor,
+    done: Tensor,
+    terminated: Tensor,
+    time_dim: int,
+) -> tuple[Tensor, Tensor] | None:
+    """The same in one pass over memory. None for steps that are terminated but not done, and where there is
+    no `rest`, whose product with the discount `factor` is rounded as the host's."""
+    if rest is None:
+        return None
+    columns = _are_columns(reward, time_dim)
+    given = [reward, state_value, next_state_value, terminated, done]
+    rewards, values, following, ends, dones = given if columns else [_rows(x, time_dim) for x in given]
+    shape, dtype = rewards.shape, reward.dtype
+    out = _POOL.tensor("discounted", shape, dtype), _POOL.tensor("targets", shape, dtype)
+    if not gae_of_next_values(rewards, values, following, ends, dones, factor, rest, False, out):
+        return None
+    return out if columns else (_rows_like(out[0], reward, time_dim), _rows_like(out[1], reward, time_dim))
+
+
+def _lambda(factor: float, lmbda: float, wanted: float, dtype: torch.dtype) -> float | None:
+    """The lambda whose product with gamma, rounded to `dtype` as the native formula rounds, is the host's."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    product = kind(wanted)
+    if kind(factor) * kind(lmbda) == product:
+        return lmbda
+    near = matching_lambda(factor, lmbda, kind.__name__)
+    return near if kind(factor) * kind(near) == product else None
 
 
 def td_lambda_return(
@@ -67,7 +111,7 @@ def td_lambda_return(
     kept = _unless(done, "kept", reward.dtype).mul_(-_number(lmbda)).add_(1.0)
     kept.select(time_dim, -1).fill_(1.0)
     step = _unless(terminated, "step", reward.dtype).mul_(next_state_value).mul_(_number(gamma)).mul_(kept)
-    returns = _discounted(step.add_(reward), done, _number(gamma * lmbda), time_dim)
+    returns = _discounted(step.add_(reward), done, _product(gamma, lmbda), time_dim)
     return _rows_like(returns, reward, time_dim)
 
 
@@ -117,17 +161,21 @@ def _native(
 ) -> bool:
     """Whether hotloop does this call."""
     first = floats[0]
-    if torch.compiler.is_compiling() or first.dtype not in (torch.float32, torch.float64):
+    dtype, shape, dims = first.dtype, first.shape, first.ndim
+    if torch.compiler.is_compiling() or dtype not in (torch.float32, torch.float64):
         return False
-    if not first.numel() or not -first.ndim <= time_dim < first.ndim:
+    if not first.numel() or not -dims <= time_dim < dims:
         return False
-    for tensor in (*floats, *flags):
-        if type(tensor) is not Tensor or tensor.device.type != "cpu" or tensor.shape != first.shape:
+    grad = torch.is_grad_enabled()
+    for tensor in floats:
+        if type(tensor) is not Tensor or tensor.dtype != dtype or (grad and tensor.requires_grad):
             return False
-    if any(tensor.dtype != first.dtype for tensor in floats) or any(f.dtype != torch.bool for f in flags):
-        return False
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in floats):
-        return False
+    for tensor in flags:
+        if type(tensor) is not Tensor or tensor.dtype != torch.bool:
+            return False
+    for tensor in (*floats, *flags):
+        if not tensor.is_cpu or tensor.shape != shape:
+            return False
     default = torch.get_default_dtype()  # others would change that of the host's results
     return all(
         not isinstance(each, Tensor)
@@ -142,7 +190,24 @@ def _discounts(*scalars: Scalar) -> bool:
 
 def _number(scalar: Scalar) -> float:
     """A factor as the host rounds it, who multiplies flags by it: to torch's default dtype."""
-    return float(torch.as_tensor(scalar))
+    return float(_default()(float(scalar)))
+
+
+def _product(gamma: Scalar, lmbda: Scalar) -> float:
+    """Of both, rounded as the host does: numbers are multiplied as they are, tensors in their dtype."""
+    kind = _default()
+    if isinstance(gamma, Tensor) or isinstance(lmbda, Tensor):
+        return float(kind(float(lmbda)) * kind(float(gamma)))
+    return float(kind(lmbda * gamma))
+
+
+def _default() -> type[np.floating[Any]]:
+    return np.float32 if torch.get_default_dtype() == torch.float32 else np.float64
+
+
+def _are_columns(tensor: Tensor, time_dim: int) -> bool:
+    """Whether a tensor is `[rows, steps, 1]`."""
+    return tensor.ndim == 3 and tensor.shape[2] == 1 and time_dim in (-2, 1)
 
 
 def _rows(tensor: Tensor, time_dim: int) -> Tensor:

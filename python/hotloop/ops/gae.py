@@ -93,3 +93,34 @@ def gae(
             time_major, priorities, summary, advantages, returns,
         )  # fmt: skip
     return advantages, returns
+
+
+def gae_of_next_values(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    time_major: bool,
+    out: tuple[Tensor, Tensor],
+) -> bool:
+    """`gae` of rollouts that hold V of the observation each action led to, as TorchRL's do::
+
+        delta[t]  = r[t] + gamma * (not terminated[t]) * next_values[t] - V[t]
+        A[t]      = delta[t] + gamma * gae_lambda * (not done[t]) * A[t+1]
+
+    For integrations; the arguments are those of `gae`, on the CPU, and bool flags. `[N, T, 1]` is as good as
+    `[N, T]`.
+
+    Returns:
+        Whether it was done: not where a step is terminated but not done, nor for tensor subclasses and flags
+        of another dtype.
+    """
+    return (
+        _core.gae_of_next_values(
+            rewards, values, next_values, terminated, done, gamma, gae_lambda, time_major, *out
+        )
+        is not NotImplemented
+    )

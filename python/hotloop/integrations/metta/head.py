@@ -153,7 +153,7 @@ class CoreTrainingLoop(TrainingLoop):
             )
         if self.last_action.device != actions.device:
             self.last_action = self.last_action.to(actions.device)
-        window.of("last_action", self.last_action).copy_(actions.unsqueeze(1))
+        window.column("last_action", self.last_action).copy_(actions)
 
     # Training
 

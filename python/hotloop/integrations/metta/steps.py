@@ -45,6 +45,7 @@ class Window:
         self.batch = torch.full((self.agents,), self.agents, dtype=torch.int64, device=device)
         self.bptt = torch.ones(self.agents, dtype=torch.int64, device=device)
         self._views: dict[str, tuple[Tensor, Tensor]] = {}
+        self._columns: dict[str, tuple[Tensor, Tensor]] = {}
 
     def of(self, name: str, tensor: Tensor) -> Tensor:
         """The slice's part of a tensor `[A, ...]`: a view, which is kept for as long as `name` stands for the
@@ -52,6 +53,13 @@ class Window:
         known = self._views.get(name)
         if known is None or known[0] is not tensor:
             known = self._views[name] = (tensor, tensor[self.slice])
+        return known[1]
+
+    def column(self, name: str, tensor: Tensor) -> Tensor:
+        """The same of a tensor `[A, 1]`, as `[n]`."""
+        known = self._columns.get(name)
+        if known is None or known[0] is not tensor:
+            known = self._columns[name] = (tensor, tensor[self.slice, 0])
         return known[1]
 
 

@@ -80,7 +80,8 @@ class SegmentedExperience:
             if self._live
             else torch.zeros(total_agents, dtype=self._tracker_dtype, device=self.device)
         )
-        self._position_views: dict[tuple[int, int], Tensor] = {}
+        # NumPy's, where they are in host memory: adding 1 to a few numbers is mostly the way to do it.
+        self._position_views: dict[tuple[int, int], Any] = {}
         self._bounds: dict[tuple[Any, Any], tuple[int, int]] = {}
         self._plan: ops.StorePlan | None = None
         self._planned: list[Key] = []
@@ -214,8 +215,9 @@ class SegmentedExperience:
         elif not self._live:
             view = self._position_views.get((start, stop))
             if view is None:
-                view = self._position_views[start, stop] = self._positions[start:stop]
-            view.add_(1)
+                view = self._positions[start:stop]
+                view = self._position_views[start, stop] = view.numpy() if view.is_cpu else view
+            view += 1
 
     # Training
 
