@@ -222,9 +222,18 @@ FAULTS = (
     ),
     Fault(
         "NaN, raise",
-        "the step is left out and nothing said",
+        "nothing is said before the phase ends",
         Edit(GUARD, "        if not finite:\n            self._found()\n", ""),
         tests(f"{NONFINITE}raise_names_what_the_environment_sent"),
+        r"assert \(1, None\) == \(0, 1\)",
+    ),
+    Fault(
+        "NaN, raise at the end",
+        "statistics of the whole phase are not looked at",
+        Edit(
+            GUARD, 'if self._mode != "raise":\n            return stats', "if True:\n            return stats"
+        ),
+        tests(f"{NONFINITE}rows_that_no_law_draws_are_found_all_the_same"),
         "DID NOT RAISE",
     ),
     Fault(

@@ -34,8 +34,8 @@ def run(*command: str | Path, environment: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def count(job: str, steps: int) -> dict[str, float]:
-    """Instructions a step of training: `off`, `on` and `afterwards`."""
+def count(job: str, steps: int) -> dict[str, dict[str, int]]:
+    """Instructions of trainings over `steps` (``once``) and over twice as many, by what was on."""
     environment = {
         **os.environ,
         "HOTLOOP_ISA": "avx2",
@@ -60,19 +60,20 @@ def count(job: str, steps: int) -> dict[str, float]:
             label, total = _LABEL.search(dump), _TOTAL.search(dump)
             if label is not None and total is not None:
                 totals.setdefault(label[1], {})[label[2]] = int(total[1])
-    return {name: (parts["twice"] - parts["once"]) / steps for name, parts in totals.items()}
+    return totals
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What hotloop.profile() costs, in instructions.")
-    parser.add_argument("--steps", type=int, default=8192)
+    parser.add_argument("--steps", type=int, default=4096)
     parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], default=list(JOBS))
     options = parser.parse_args()
     for job in options.jobs:
         found = count(job, options.steps)
-        off = found["off"]
-        for name, instructions in found.items():
-            print(f"{job}, {name}: {instructions:,.0f} instructions a step, {instructions / off - 1:+.2%}")
+        off, on = (found[name]["twice"] - found[name]["once"] for name in ("off", "on"))
+        again = found["afterwards"]["once"] / found["off"]["once"] - 1
+        print(f"{job}: {off / options.steps:,.0f} instructions a step, under a profile {on / off - 1:+.2%}")
+        print(f"{job}: a training before and one after the profile differ by {again:+.3%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,6 @@ def main(job: str, library: str, steps: int, slowdown: float) -> None:
             counted("on|once", steps, True)
             counted("on|twice", 2 * steps, True)
             counted("afterwards|once", steps, False)
-            counted("afterwards|twice", 2 * steps, False)
     print(seconds)
 
 
