@@ -245,14 +245,18 @@ FAULTS = (
     ),
     Fault(
         "NaN in rewards",
-        "rewards are searched for it after the values that they spoil",
-        Edit(GUARD, '"env_obs": 0, "rewards": 2,', '"env_obs": 0, "rewards": 9,'),
+        "rewards are not searched for it",
+        Edit(
+            GUARD,
+            "sorted(self._experience.store_keys, key",
+            'sorted(set(self._experience.store_keys) - {"rewards"}, key',
+        ),
         tests(f"{NONFINITE}raise_names_what_the_environment_sent"),
         r"FAILED.*rewards",
     ),
     Fault(
         "NaN in observations",
-        "and observations",
+        "observations are searched for it after what they spoil",
         Edit(GUARD, '"env_obs": 0, "rewards": 2,', '"env_obs": 9, "rewards": 2,'),
         tests(f"{NONFINITE}raise_names_what_the_environment_sent"),
         r"FAILED.*env_obs",
