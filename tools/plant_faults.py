@@ -61,7 +61,7 @@ def run(command: Sequence[str]) -> tuple[int, str]:
         words, cwd=TREE, env=environment(), text=True, check=False, timeout=LIMIT,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    return done.returncode, done.stdout
+    return done.returncode, f"{done.stdout}\nexit code {done.returncode}\n"
 
 
 def build() -> None:
