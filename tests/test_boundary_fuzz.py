@@ -109,4 +109,6 @@ def test_the_ways_through_torch_refuse_what_is_no_tensor_before_they_write() -> 
     plan, last = ops.StorePlan({"x": column}, ["x"], ops.RowCursors(2, 2, 3)), ops.LastActions(2)
     with pytest.raises(TypeError, match=r"StorePlan.store: actions must be a torch.Tensor, got str"):
         plan.store({"x": torch.ones(2), "actions": "x"}, 0, 2, last)
+    with pytest.raises(TypeError, match=r"StorePlan.store: each source must be a torch.Tensor, got NoneType"):
+        plan.store({"x": None}, 0, 2)  # type: ignore[dict-item]
     assert not column.any()

@@ -85,6 +85,7 @@ class StorePlan:
         listed = isinstance(source, (list, tuple))
         sources = list(source) if listed else [leaf_at(source, leaf_path(key)) for key in self.keys]
         buffers = [leaf_at(self.buffer, leaf_path(key)) for key in self.keys]
+        require_tensors("StorePlan.store: each source", sources)
         actions = None
         if not listed and last_actions is not None:
             with suppress(KeyError):
