@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 from torch import Tensor
@@ -86,19 +87,26 @@ class StorePlan:
         sources = list(source) if listed else [leaf_at(source, leaf_path(key)) for key in self.keys]
         buffers = [leaf_at(self.buffer, leaf_path(key)) for key in self.keys]
         require_tensors("StorePlan.store: each source", sources)
-        actions = None
+        actions: Tensor | None = None
         if not listed and last_actions is not None:
             with suppress(KeyError):
                 actions = leaf_at(source, leaf_path(self.actions))
                 require_tensors("StorePlan.store: actions", [actions])
+        agents = len(self.cursors.rows)
+        if not 0 <= start <= stop <= agents:
+            raise IndexError(f"StorePlan.store: agents must lie in [0, {agents}), got [{start}, {stop})")
+        if actions is not None and last_actions is not None:
+            width = last_actions.buffer.shape[1:]
+            if actions.shape not in ((stop - start, *width), (stop - start,) if width == (1,) else ()):
+                actions = None
+            else:  # in a copy first: what is refused there is refused before anything is written
+                rehearsal = copy(last_actions)
+                rehearsal.buffer = last_actions.buffer.clone()
+                rehearsal.write_(actions, start, stop)
         store_(buffers, sources, self.cursors.rows[start:stop], self.cursors.positions[start:stop])
         self.cursors.advance(start, stop)
-        if actions is None or last_actions is None:
-            return None
-        width = last_actions.buffer.shape[1]
-        if actions.shape != (stop - start, width) and not (width == 1 and actions.shape == (stop - start,)):
-            return None
-        last_actions.write_(actions, start, stop)
+        if actions is not None and last_actions is not None:
+            last_actions.write_(actions, start, stop)
         return actions
 
     def __reduce__(self) -> tuple[Any, ...]:
