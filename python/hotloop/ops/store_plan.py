@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from copy import copy
 from typing import Any
 
 from torch import Tensor
@@ -92,21 +91,22 @@ class StorePlan:
             with suppress(KeyError):
                 actions = leaf_at(source, leaf_path(self.actions))
                 require_tensors("StorePlan.store: actions", [actions])
-        agents = len(self.cursors.rows)
-        if not 0 <= start <= stop <= agents:
-            raise IndexError(f"StorePlan.store: agents must lie in [0, {agents}), got [{start}, {stop})")
-        if actions is not None and last_actions is not None:
-            width = last_actions.buffer.shape[1:]
-            if actions.shape not in ((stop - start, *width), (stop - start,) if width == (1,) else ()):
-                actions = None
-            else:  # in a copy first: what is refused there is refused before anything is written
-                rehearsal = copy(last_actions)
-                rehearsal.buffer = last_actions.buffer.clone()
-                rehearsal.write_(actions, start, stop)
-        store_(buffers, sources, self.cursors.rows[start:stop], self.cursors.positions[start:stop])
+        rows, positions = self.cursors.rows[start:stop], self.cursors.positions[start:stop]
+        width = () if last_actions is None else last_actions.buffer.shape[1:]
+        shapes = ((stop - start, *width), (stop - start,) if width == (1,) else None)
+        if actions is None or last_actions is None or tuple(actions.shape) not in shapes:
+            store_(buffers, sources, rows, positions)
+            self.cursors.advance(start, stop)
+            return None
+        # Actions first, which are few and can be taken back: either op may refuse what it is given.
+        before = last_actions.buffer.clone()
+        last_actions.write_(actions, start, stop)
+        try:
+            store_(buffers, sources, rows, positions)
+        except Exception:
+            last_actions.buffer.copy_(before)
+            raise
         self.cursors.advance(start, stop)
-        if actions is not None and last_actions is not None:
-            last_actions.write_(actions, start, stop)
         return actions
 
     def __reduce__(self) -> tuple[Any, ...]:
