@@ -6,7 +6,9 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from types import MethodType
 from typing import Any
 
 import torch
@@ -89,6 +91,7 @@ class Hooks:
         self._seen: set[tuple[Any, str]] = set()
         self._given = tuple(environments)
         self._handles: list[Any] = []
+        self._left_alone: list[tuple[weakref.ref[Any], str]] = []
         self.host_reads: dict[str, int] = {}
         self.updates = 0  # optimizer steps
         self.traffic = Traffic()
@@ -103,6 +106,10 @@ class Hooks:
         self._patches.remove()
         for handle in self._handles:
             handle.remove()
+        for reference, name in self._left_alone:
+            inner = reference()
+            if inner is not None:
+                vars(inner).pop(name, None)
 
     def look(self) -> None:
         """Wraps what has come to exist since the last look."""
@@ -177,13 +184,19 @@ class Hooks:
         name: str = "",
     ) -> Callable[..., Any]:
         """The function as a phase. `after`: what belongs to no phase from then on."""
-        clock = self._clock
+        clock, stack = self._clock, self._clock.stack
         leaves_start = phase == ENVIRONMENT
+        strangers: set[type] = set()  # that have reached this function through super(), and will again
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             # an environment around an environment, a distribution that calls its own methods: one phase
-            if clock.top is phase or torch.compiler.is_compiling() or not clock.here():
+            if stack and stack[-1] is phase:
+                nested = leaves_start and args and type(args[0]) not in strangers and clock.here()
+                if nested and not self._leave_alone(args[0], function, call):
+                    strangers.add(type(args[0]))
+                return function(*args, **kwargs)
+            if torch.compiler.is_compiling() or not clock.here():
                 return function(*args, **kwargs)
             if leaves_start and clock.base is START and function.__name__ != "reset":
                 clock.rest(GLUE)
@@ -200,6 +213,26 @@ class Hooks:
             return result
 
         return call
+
+    def _leave_alone(self, inner: Any, function: Callable[..., Any], wrapper: Callable[..., Any]) -> bool:
+        """From now on, this environment's method is called without its wrapper: it is one inside of another,
+        and a vector of environments calls those of all of its parts in every step.
+
+        Returns:
+            Whether that can be for objects of this class.
+        """
+        name = function.__name__
+        # Not where a subclass has come here through super(): its own method would be left out.
+        if getattr(type(inner), name, None) is not wrapper:
+            return False
+        try:
+            own, reference = vars(inner), weakref.ref(inner)
+        except TypeError:  # it can hold no attribute
+            return False
+        if name not in own:
+            own[name] = MethodType(function, inner)
+            self._left_alone.append((reference, name))
+        return True
 
     def _module_call(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The outermost module that is called is the policy."""
