@@ -185,7 +185,7 @@ class Hooks:
         name: str = "",
         owner: Any = None,
     ) -> Callable[..., Any]:
-        """The function, which is `owner.name`, as a phase. `after`: what is in no phase belongs to from then on."""
+        """The function, `owner.name`, as a phase. `after`: what is in no phase belongs to from then on."""
         clock, stack = self._clock, self._clock.stack
         leaves_start = phase == ENVIRONMENT
         through_super = 0  # calls of it inside of its own phase; below 0: it has been called in its own right
