@@ -12,6 +12,8 @@ HOSTS ?=
 FUZZ_RUNS ?= 100000
 FUZZ_SEED ?= 0
 SOAK_SECONDS ?= 600
+# Of make faults: names, or --quick.
+FAULTS_ARGS ?=
 # For pip, such as an index of CPU builds of torch where there is no GPU (they are much smaller).
 PIP_ARGS ?=
 
@@ -21,13 +23,13 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requiremen
 # The editable install and the rebuilds share their objects.
 NINJA := HOTLOOP_BUILD_DIR=build/ninja
 CPP := $(wildcard csrc/*/*)
-# The runner that executes CUDA kernels on the CPU in tests.
-RUNNER := $(wildcard tests/cuda_host/*)
+# The runner that executes CUDA kernels on the CPU in tests, and what `make portability` builds.
+RUNNER := $(wildcard tests/cuda_host/*) $(wildcard tests/portability/*)
 
 DOCS := .venv-docs
 
 .PHONY: help docs docs-serve train test test-gpu bench-gpu bench bench-loops bench-tests instructions lint format tidy coverage isa-check cuda-gate \
-  sanitize sanitize-threads fuzz fuzz-atheris soak wheels test-wheels wheel-check peers \
+  sanitize sanitize-threads faults profile-cost portability fuzz fuzz-atheris soak wheels test-wheels wheel-check peers \
   test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -53,6 +55,9 @@ help:
 	@echo "make fuzz         the native boundary under arguments of chance and AddressSanitizer (FUZZ_RUNS=...)"
 	@echo "make fuzz-atheris the same cases chosen by libFuzzer, by the coverage of the Python code (FUZZ_RUNS=...)"
 	@echo "make soak         train for ten minutes under random kills and compare    (SOAK_SECONDS=...)"
+	@echo "make faults       plant faults in a copy of the sources and see each noticed (FAULTS_ARGS=...)"
+	@echo "make portability  kernels by clang, for aarch64 and for Windows: the same bits (what is not installed is left out)"
+	@echo "make profile-cost what hotloop.profile() costs, in instructions (needs valgrind)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make docs         the documentation as a site, into build/site; make docs-serve shows it while it is edited"
 	@echo "make peers        install what tests marked peers compare with, and run those"
@@ -134,6 +139,15 @@ fuzz-atheris: $(VENV)/.extra-test $(VENV)/.native
 
 soak: $(VENV)/.extra-test $(VENV)/.native
 	$(BIN)/python tools/soak.py --seconds $(SOAK_SECONDS)
+
+faults: $(VENV)/.extra-test
+	$(BIN)/python tools/plant_faults.py $(FAULTS_ARGS)
+
+profile-cost: $(VENV)/.extra-train $(VENV)/.native
+	$(BIN)/python tools/profile_cost.py
+
+portability: $(VENV)/.base
+	$(BIN)/python tools/portability_check.py
 
 cuda-gate: $(VENV)/.base
 	$(BIN)/python tools/cuda_gate.py

@@ -170,6 +170,8 @@ def hostile(choose: Choose, now: Any, pool: Tensor, others: list[Tensor]) -> Any
     """Something to put in the place of `now`."""
     kind = choose(16)
     is_tensor = isinstance(now, Tensor)
+    if is_tensor and now.dtype == torch.int64 and choose(3) == 0:
+        kind = 8  # what indices hold matters more than what they are
     shape = tuple(now.shape) if is_tensor else tuple(SIZES[choose(len(SIZES))] for _ in range(choose(4)))
     dtype = now.dtype if is_tensor else torch.float32
     if kind == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import textwrap
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -91,7 +92,8 @@ def test_the_plots_show_the_recorded_results() -> None:
     assert [c["name"] for c in shown if f">{c['to_floor']:.1f}x<" not in picture] == []
     loops = (ROOT / "docs/images/loops.svg").read_text()
     races = json.loads((ROOT / "benchmarks/results/loops.json").read_text())["races"]
-    assert [race["job"]["title"] for race in races if race["job"]["title"] not in loops] == []
+    titles = [line for race in races for line in textwrap.wrap(race["job"]["title"], 36)]
+    assert [line for line in titles if line not in loops] == []
 
 
 def test_pictures_of_pages_exist() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,3 +99,36 @@ def test_an_environment_that_there_is_not_is_refused(
 def test_a_folder_that_there_is_not_is_refused(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", "--json", "/no/such/folder/p.json", "--", str(script), "0"]) == 2
     assert "there is no folder /no/such/folder to write p.json into" in capsys.readouterr().err
+
+
+def test_a_report_of_another_kind_is_refused_before_the_program_runs(
+    script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--html", str(tmp_path / "p.txt"), "--", str(script), "0"]) == 2
+    printed = capsys.readouterr()
+    assert "--html must name a file that ends in .html, got p.txt" in printed.err
+    assert "arguments" not in printed.out
+
+
+# What the program raises is its own, the error that a wrong command line gives included.
+RAISES = """
+from hotloop.profiling.launch import CommandError
+def train():
+    raise {error}("the program's own")
+train()
+"""
+
+
+@pytest.mark.parametrize("error", ["ValueError", "CommandError", "KeyError"])
+def test_what_the_program_raises_comes_through_with_its_traceback(error: str, tmp_path: Path) -> None:
+    path = tmp_path / "raises.py"
+    path.write_text(RAISES.format(error=error))
+    done = subprocess.run(
+        [sys.executable, "-m", "hotloop", "profile", "--", str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "hotloop profile: error" not in done.stderr
+    assert f'{path}", line 4, in train' in done.stderr
+    assert f"{error}: " in done.stderr.splitlines()[-1]
+    assert "the program's own" in done.stderr.splitlines()[-1]

@@ -45,7 +45,7 @@ HL_HD PolicyTerm<T> policy_term(T log_ratio, T advantage, T clip) {
   const T tie = free_loss == clipped_loss ? T(0.5) : T(0);
   const T outside = free_loss > clipped_loss ? T(1) : tie;
   const T share = limited == term.ratio ? T(1) : outside;
-  const T passed = (log_ratio < T(-10)) | (log_ratio > T(10)) ? T(0) : share;
+  const T passed = ((log_ratio < T(-10)) | (log_ratio > T(10))) ? T(0) : share;
   term.gradient = free_loss * passed;  // d r / d log r = r
   return term;
 }
@@ -72,7 +72,7 @@ HL_HD ValueTerm<T> value_term(T value, T old_value, T target, T clip) {
   const T square = error * error, clipped_square = clipped_error * clipped_error;
   const T tie = square == clipped_square ? T(0.5) : T(0);
   const T share = square > clipped_square ? T(1) : tie;
-  const T inside = (limited == change) | (clip < T(0)) ? T(1) : T(0);
+  const T inside = ((limited == change) | (clip < T(0))) ? T(1) : T(0);
   ValueTerm<T> term;
   term.loss = square > clipped_square ? square : clipped_square;
   term.gradient = error * share + clipped_error * ((T(1) - share) * inside);

@@ -38,7 +38,7 @@ struct TdLambdaBackward {
     reader.template with_steps<false>(reader.template load<kTime>(row, from, count - missing, s),
                                       [&](const auto& run) {
                                         for (int64_t i = 0; i < count - missing; ++i) {
-                                          out[missing + i] = run.is_valid(i) & !run.ends(i) ? T(1) : T(0);
+                                          out[missing + i] = (run.is_valid(i) & !run.ends(i)) ? T(1) : T(0);
                                         }
                                       });
   }
@@ -64,11 +64,11 @@ struct TdLambdaBackward {
           const Discount<T> k = discounts.at(i);
           rewards[i] = run.is_valid(i) ? l[i] : T(0);
           values[i] = (run.is_valid(i) ? T(0) : l[i]) + (was_open[i] != T(0) ? k.rest * earlier[i] : T(0));
-          truncations[i] = run.is_valid(i) & run.is_cut_short(i) ? k.gamma * l[i] : T(0);
+          truncations[i] = (run.is_valid(i) & run.is_cut_short(i)) ? k.gamma * l[i] : T(0);
         }
         const bool last = t + (kTime ? count : 1) == p.in.horizon;
         for (int64_t i = kTime ? count - 1 : 0; last && i < count; ++i) {
-          s.run[10][i] = run.is_valid(i) & !run.ends(i) ? discounts.at(i).gamma * l[i] : T(0);
+          s.run[10][i] = (run.is_valid(i) & !run.ends(i)) ? discounts.at(i).gamma * l[i] : T(0);
         }
         if (last)
           store_along_rows(p.grad_last_values, row, 0, kTime ? 1 : count, s.run[10] + (kTime ? count - 1 : 0));

@@ -85,19 +85,28 @@ class StorePlan:
         listed = isinstance(source, (list, tuple))
         sources = list(source) if listed else [leaf_at(source, leaf_path(key)) for key in self.keys]
         buffers = [leaf_at(self.buffer, leaf_path(key)) for key in self.keys]
-        actions = None
+        require_tensors("StorePlan.store: each source", sources)
+        actions: Tensor | None = None
         if not listed and last_actions is not None:
             with suppress(KeyError):
                 actions = leaf_at(source, leaf_path(self.actions))
                 require_tensors("StorePlan.store: actions", [actions])
-        store_(buffers, sources, self.cursors.rows[start:stop], self.cursors.positions[start:stop])
-        self.cursors.advance(start, stop)
-        if actions is None or last_actions is None:
+        rows, positions = self.cursors.rows[start:stop], self.cursors.positions[start:stop]
+        width = () if last_actions is None else last_actions.buffer.shape[1:]
+        shapes = ((stop - start, *width), (stop - start,) if width == (1,) else None)
+        if actions is None or last_actions is None or tuple(actions.shape) not in shapes:
+            store_(buffers, sources, rows, positions)
+            self.cursors.advance(start, stop)
             return None
-        width = last_actions.buffer.shape[1]
-        if actions.shape != (stop - start, width) and not (width == 1 and actions.shape == (stop - start,)):
-            return None
+        # Actions first, which are few and can be taken back: either op may refuse what it is given.
+        before = last_actions.buffer.clone()
         last_actions.write_(actions, start, stop)
+        try:
+            store_(buffers, sources, rows, positions)
+        except Exception:
+            last_actions.buffer.copy_(before)
+            raise
+        self.cursors.advance(start, stop)
         return actions
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hotloop.profiling.launch import CommandError, run
+from hotloop.profiling.launch import CommandError, resolve, run
 from hotloop.profiling.profile import profile
 
 
@@ -18,6 +18,9 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         The exit code of the command that was run; 2 where it could not be.
+
+    Raises:
+        Exception: whatever the program raises, so that its traceback is seen.
     """
     split = list(argv).index("--") if "--" in argv else len(argv)
     options = _parser().parse_args(argv[:split])
@@ -25,15 +28,21 @@ def main(argv: Sequence[str]) -> int:
     for path in (options.html, options.json, options.trace):
         if path is not None and not path.absolute().parent.is_dir():
             return _refuse(f"there is no folder {path.absolute().parent} to write {path.name} into")
+    for ending, path in ((".html", options.html), (".json", options.json)):
+        if path is not None and path.suffix != ending:
+            return _refuse(f"--{ending[1:]} must name a file that ends in {ending}, got {path.name}")
+    # Nothing of the program's own runs in here: what it raises is not a mistake in these arguments.
     try:
         environments = [_function(name) for name in options.environment]
-        with profile(environments=environments, trace=options.trace, nvtx=options.nvtx) as taken:
-            try:
-                code = run(command)
-            except KeyboardInterrupt:
-                code = 130
-    except (CommandError, ValueError) as error:
+        work, arguments = resolve(command)
+        taking = profile(environments=environments, trace=options.trace, nvtx=options.nvtx)
+    except ValueError as error:
         return _refuse(str(error).removeprefix("hotloop profile: "))
+    with taking as taken:
+        try:
+            code = run(work, arguments)
+        except KeyboardInterrupt:
+            code = 130
     print("\n" + taken.text())
     for path in (options.html, options.json):
         if path is not None:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from types import MethodType
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ HOTLOOP = "hotloop: "  # what its phases begin with
 # Each reads a number or an array on the host: where the tensor is on a GPU, the host waits for it.
 HOST_READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "nonzero")
 
+_ENOUGH = 1000  # calls through super() after which a method is taken to be there for nothing else
 _STEP = ("step", "reset", "step_async", "step_wait", "send", "recv", "async_reset", "reset_wait")
 # Bases of what steps environments; their subclasses are wrapped as they come to exist.
 _ENVIRONMENTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -91,6 +94,7 @@ class Hooks:
         self._seen: set[tuple[Any, str]] = set()
         self._given = tuple(environments)
         self._handles: list[Any] = []
+        self._left_alone: list[tuple[weakref.ref[Any], str]] = []
         self.host_reads: dict[str, int] = {}
         self.updates = 0  # optimizer steps
         self.traffic = Traffic()
@@ -105,6 +109,10 @@ class Hooks:
         self._patches.remove()
         for handle in self._handles:
             handle.remove()
+        for reference, name in self._left_alone:
+            inner = reference()
+            if inner is not None:
+                vars(inner).pop(name, None)
 
     def look(self) -> None:
         """Wraps what has come to exist since the last look."""
@@ -168,7 +176,7 @@ class Hooks:
         if callable(function) and (owner, name) not in self._seen:
             self._seen.add((owner, name))
             record = self.traffic if traffic else None
-            self._patches.replace(owner, name, self._timed(function, phase, after, record, name))
+            self._patches.replace(owner, name, self._timed(function, phase, after, record, name, owner))
 
     def _timed(
         self,
@@ -177,19 +185,29 @@ class Hooks:
         after: str | None = None,
         traffic: Traffic | None = None,
         name: str = "",
+        owner: Any = None,
     ) -> Callable[..., Any]:
-        """The function as a phase. `after`: what belongs to no phase from then on."""
-        clock = self._clock
+        """The function, `owner.name`, as a phase. `after`: what is in no phase belongs to from then on."""
+        clock, stack = self._clock, self._clock.stack
         leaves_start = phase == ENVIRONMENT
+        through_super = 0  # calls of it inside of its own phase; below 0: it has been called in its own right
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal through_super
             # an environment around an environment, a distribution that calls its own methods: one phase
-            if clock.top is phase or torch.compiler.is_compiling() or not clock.here():
+            if stack and stack[-1] is phase:
+                if leaves_start and through_super >= 0 and args and clock.here():
+                    through_super += not self._leave_alone(args[0], function, call)
+                    if through_super == _ENOUGH:  # a base class, for others alone: Gymnasium's Wrapper
+                        setattr(owner, name, function)
+                return function(*args, **kwargs)
+            if torch.compiler.is_compiling() or not clock.here():
                 return function(*args, **kwargs)
             if leaves_start and clock.base is START and function.__name__ != "reset":
                 clock.rest(GLUE)
-            depth = len(clock.stack)
+            through_super = -1
+            depth = len(stack)
             clock.enter(phase)
             try:
                 result = function(*args, **kwargs)
@@ -203,19 +221,40 @@ class Hooks:
 
         return call
 
+    def _leave_alone(self, inner: Any, function: Callable[..., Any], wrapper: Callable[..., Any]) -> bool:
+        """From now on, this environment's method is called without its wrapper: it is one inside of another,
+        and a vector of environments calls those of all of its parts in every step.
+
+        Returns:
+            Whether that can be for objects of this class.
+        """
+        name = function.__name__
+        # Not where a subclass has come here through super(): its own method would be left out.
+        if getattr(type(inner), name, None) is not wrapper:
+            return False
+        try:
+            own, reference = vars(inner), weakref.ref(inner)
+        except TypeError:  # it can hold no attribute
+            return False
+        if name not in own:
+            own[name] = MethodType(function, inner)
+            self._left_alone.append((reference, name))
+        return True
+
     def _module_call(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The outermost module that is called is the policy."""
-        clock = self._clock
+        clock, stack = self._clock, self._clock.stack
 
         @functools.wraps(function)
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            top = clock.top
-            if top is ACTING or top is TRAINING or torch.compiler.is_compiling() or not clock.here():
+            if stack and (stack[-1] is ACTING or stack[-1] is TRAINING):
+                return function(module, *args, **kwargs)
+            if torch.compiler.is_compiling() or not clock.here():
                 return function(module, *args, **kwargs)
             if clock.base is START:
                 self.look()
             training = torch.is_grad_enabled()
-            depth = len(clock.stack)
+            depth = len(stack)
             clock.enter(TRAINING if training else ACTING)
             try:
                 return function(module, *args, **kwargs)

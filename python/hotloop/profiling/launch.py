@@ -44,10 +44,8 @@ def resolve(command: Sequence[str]) -> tuple[Callable[[], object], list[str]]:
     return lambda: runpy.run_path(str(script), run_name="__main__"), [str(script), *rest]
 
 
-def run(command: Sequence[str]) -> int:
-    """Runs a command as `__main__` and returns its exit code. Raises CommandError, and what the program
-    raises."""
-    work, argv = resolve(command)
+def run(work: Callable[[], object], argv: list[str]) -> int:
+    """Runs what `resolve` found as `__main__` and returns its exit code. Raises what the program raises."""
     before, path = sys.argv, list(sys.path)
     sys.argv = argv
     sys.path.insert(0, str(Path(argv[0]).resolve().parent) if Path(argv[0]).is_file() else "")
