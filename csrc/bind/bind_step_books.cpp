@@ -131,9 +131,22 @@ struct StepBooks {
   }
 };
 
-// Choices counted from 0 to values of an action space: out[i] = actions[i] + start, where every action lies below its
-// count, of which there is one for each of the out.size / rows components of a row. False, and `out` holds nothing
-// that counts, for other arrays and for a choice out of range.
+template <class To, class From>
+bool convert(const From* actions, const int64_t* limits, const int64_t* first, Py_ssize_t components, Py_ssize_t count,
+             To* values) {
+  bool inside = true;
+  for (Py_ssize_t i = 0, c = 0; i < count; ++i) {
+    const int64_t choice = actions[i];
+    inside &= choice >= 0 && choice < limits[c];
+    values[i] = static_cast<To>(choice + first[c]);
+    if (++c == components) c = 0;
+  }
+  return inside;
+}
+
+// Choices counted from 0 to values of an action space: out[i] = actions[i] + start, int32 or int64, where every action
+// lies below its count, of which there is one for each of the out.size / rows components of a row. False, and `out`
+// holds nothing that counts, for other arrays and for a choice out of range.
 bool convert_choices(const py::handle& actions, const py::handle& counts, const py::handle& starts,
                      const py::handle& out) {
   LentBuffer from, limit, start, to;
@@ -141,22 +154,19 @@ bool convert_choices(const py::handle& actions, const py::handle& counts, const 
       !to.take(out.ptr(), true)) {
     return false;
   }
-  const Py_ssize_t components = limit.get().len / 8, count = to.get().len / 8;
-  const bool wide = from.is("lq", 8, count);
-  if (components < 1 || !limit.is("lq", 8, components) || !start.is("lq", 8, components) ||
-      !to.is("lq", 8, count) || count % components != 0 || !(wide || from.is("i", 4, count))) {
+  const Py_ssize_t components = limit.get().len / 8, count = to.get().len / to.get().itemsize;
+  const bool reads_wide = from.is("lq", 8, count), writes_wide = to.is("lq", 8, count);
+  if (components < 1 || !limit.is("lq", 8, components) || !start.is("lq", 8, components) || count % components != 0 ||
+      !(writes_wide || to.is("i", 4, count)) || !(reads_wide || from.is("i", 4, count))) {
     return false;
   }
   const int64_t *limits = limit.data<int64_t>(), *first = start.data<int64_t>();
-  int64_t* values = to.data<int64_t>();
-  bool inside = true;
-  for (Py_ssize_t i = 0, c = 0; i < count; ++i) {
-    const int64_t choice = wide ? from.data<int64_t>()[i] : int64_t{from.data<int32_t>()[i]};
-    inside &= choice >= 0 && choice < limits[c];
-    values[i] = choice + first[c];
-    if (++c == components) c = 0;
+  if (reads_wide && writes_wide) {
+    return convert(from.data<int64_t>(), limits, first, components, count, to.data<int64_t>());
   }
-  return inside;
+  if (reads_wide) return convert(from.data<int64_t>(), limits, first, components, count, to.data<int32_t>());
+  if (writes_wide) return convert(from.data<int32_t>(), limits, first, components, count, to.data<int64_t>());
+  return convert(from.data<int32_t>(), limits, first, components, count, to.data<int32_t>());
 }
 
 }  // namespace

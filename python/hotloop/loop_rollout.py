@@ -68,7 +68,8 @@ class RolloutTally:
         """What the rollout returns; `window` is the slice served last."""
         if window is None:
             raise RuntimeError(f"{_WHERE}: the rollout was complete before its first step")
-        return RolloutResult(
+        # Not validated: that would copy thousands of infos, and have Python's collector look at every copy.
+        return RolloutResult.model_construct(
             raw_infos=self.raw_infos,
             agent_steps=self.agent_steps,
             training_env_id=window,

@@ -30,15 +30,21 @@ class DiscreteActions:
         self._unsigned_counts = self._counts.astype(np.uint64)
         self._start = np.broadcast_to(np.asarray(start, dtype=np.int64), self._counts.shape).copy()
         self._dtype = np.dtype(dtype)
+        # What the native conversion writes; values that fit a space fit its dtype.
+        self._native = self._dtype if self._dtype in (np.int32, np.int64) else np.dtype(np.int64)
         self._shape = (num_agents, *self._counts.shape)
 
     def __call__(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Converts integer ``actions``, [n] or [n, k], to a fresh array of the space's shape and dtype."""
-        values = np.empty(self._shape, np.int64)  # always a fresh one: environments may keep it
+        values = np.empty(self._shape, self._native)  # always a fresh one: environments may keep it
         rows = actions.shape[0] if actions.shape else 0
         if rows == len(values) and _core.convert_choices(actions, self._counts, self._start, values):
-            return values if self._dtype == np.int64 else values.astype(self._dtype)
+            return values if self._native == self._dtype else values.astype(self._dtype)
         return self._convert(actions)
+
+    def to(self, dtype: npt.DTypeLike) -> DiscreteActions:
+        """The same into another integer dtype."""
+        return DiscreteActions(self._counts, self._start, dtype, self._shape[0])
 
     def _convert(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The same for arrays of any integers and strides, and the errors."""

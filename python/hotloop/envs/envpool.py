@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hotloop.envs.actions import ActionBounds
+from hotloop.envs.actions import ActionBounds, DiscreteActions
 from hotloop.envs.gymnasium_make import actions_of, gymnasium
 from hotloop.envs.protocol import AutoresetMode, StepBatch
 from hotloop.envs.statistics import EpisodeStatistics, StepBooks
@@ -164,7 +164,9 @@ class _Slice:
 
     def __init__(self, pool: Any, start: int, num_envs: int, convert: Any) -> None:
         self.num_envs = num_envs
-        self._pool, self._convert = pool, convert
+        # EnvPool has a fixed dtype for every choice, whatever the space says.
+        self._pool = pool
+        self._convert = convert.to(np.int32) if isinstance(convert, DiscreteActions) else convert
         self._window = slice(start, start + num_envs)
         self._statistics = EpisodeStatistics(num_envs)
         space = pool.observation_space
@@ -213,9 +215,7 @@ class _Slice:
         return finished
 
     def send(self, actions: npt.NDArray[Any]) -> None:
-        converted = self._convert(actions)
-        # EnvPool has a fixed dtype for every action, whatever the space says.
-        self._pool.send(converted.astype(np.int32) if converted.dtype.kind in "iu" else converted)
+        self._pool.send(self._convert(actions))
         self._stepping = True
 
     def close(self) -> None:
