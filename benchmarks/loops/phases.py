@@ -45,41 +45,38 @@ class _Phase:
 
 
 class TimedNetwork:
-    """While entered, a network's forward passes are timed as `network.rollout` and `network.train`, and of
-    each backward pass that is a phase `backward` what came before the first gradient reached the network's
-    outputs, as `loss.backward`. A loop that hands autograd the gradient of the outputs has no such phase and
-    no such part: autograd's own start belongs to the network's backward pass."""
+    """While entered, a network's forward passes are timed as `network.rollout` and `network.train`.
 
-    def __init__(self, network: nn.Module, phases: Phases, backward: str) -> None:
+    Where the loss is part of autograd's graph, `backward` is the phase of the backward pass, and what of it
+    came before the first gradient reached the network's outputs is timed as `loss.backward`. None: the loop
+    hands autograd the gradient of the outputs, so that there is no such part, and no hook to find it.
+    """
+
+    def __init__(self, network: nn.Module, phases: Phases, backward: str | None) -> None:
         self._network, self._phases, self._backward = network, phases, backward
         self._pending = False
 
     def __enter__(self) -> None:
-        self._handles = [
-            self._network.register_forward_pre_hook(self._begin),
-            self._network.register_forward_hook(self._end),
-        ]
+        # In the place of the method: a module with hooks takes torch's slow way to it.
+        self._forward = self._network.forward
+        self._network.forward = self._timed
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        del self._network.forward  # the class's own is seen again
 
-    def _begin(self, *_: object) -> None:
-        self._start = perf_counter()
-
-    def _end(self, module: nn.Module, inputs: Any, outputs: tuple[Tensor, Tensor]) -> None:
+    def _timed(self, *inputs: Any) -> Any:
         training = torch.is_grad_enabled()
-        self._ended = perf_counter()
-        self._phases.add("network.train" if training else "network.rollout", self._ended - self._start)
-        if training:
+        start = perf_counter()
+        outputs: tuple[Tensor, Tensor] = self._forward(*inputs)
+        self._phases.add("network.train" if training else "network.rollout", perf_counter() - start)
+        if training and self._backward is not None:
             self._pending = True
             for output in outputs:
                 output.register_hook(self._arrived)
+        return outputs
 
     def _arrived(self, gradient: Tensor) -> None:
         # Autograd runs what was recorded last first: all of the loss comes before any of the network.
-        if self._pending:
+        if self._pending and self._backward is not None:
             self._pending = False
-            started = self._phases.started.get(self._backward, 0.0)
-            if started > self._ended:
-                self._phases.add("loss.backward", perf_counter() - started)
+            self._phases.add("loss.backward", perf_counter() - self._phases.started[self._backward])

@@ -367,6 +367,7 @@ class Experience:
     def epoch_rows(
         self,
         leaves: Mapping[Key, Tensor],
+        early: Key,
         epoch: int,
         total_timesteps: int,
         batch_size: int,
@@ -377,9 +378,10 @@ class Experience:
         draw: int | None = None,
     ) -> EpochRows:
         """What `sample` with `reuse` draws, for all minibatches of an update epoch and of a few `leaves`
-        alone, `[S, ...]` each and in host memory."""
+        alone, `[S, ...]` each and in host memory; of these only `early` is copied by `EpochRows.take`."""
         return self._sampler.epoch_rows(
             leaves,
+            early,
             advantages,
             config=sampling_config or self.sampling_config or SamplingConfig(),
             epoch=epoch,

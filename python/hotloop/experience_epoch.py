@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 class EpochRows:
     """Draws what `MinibatchSampler.sample` draws with `reuse`, and takes only `leaves`, `[S, ...]` each and
-    in host memory. `begin`, then `take` for each minibatch.
+    in host memory. `begin`, then `take` for each minibatch, which copies the rows of the leaf `early` alone:
+    those of the others are gathered by whoever needs them, so that the network's pass between does not push
+    them out of the caches.
 
     Attributes
     ----------
@@ -26,6 +28,8 @@ class EpochRows:
         The leaves.
     leaves
         What was taken last, `[B, ...]` each: memory that the next minibatch overwrites.
+    later
+        The leaves that `take` leaves out, and the memory that their rows `indices` are to be gathered into.
     weights
         float32 `[B, T]`, likewise.
     indices
@@ -35,13 +39,16 @@ class EpochRows:
         minibatch: rows taken in order.
     """
 
-    def __init__(self, sampler: MinibatchSampler, law: str, leaves: Mapping[Key, Tensor]) -> None:
+    def __init__(self, sampler: MinibatchSampler, law: str, leaves: Mapping[Key, Tensor], early: Key) -> None:
         self._sampler, self._law, self.given = sampler, law, dict(leaves)
         self.views = law == "sequential"
         self._wide = {key: leaf for key, leaf in leaves.items() if leaf.dim() > 2} if self.views else {}
         copied = {key: leaf for key, leaf in leaves.items() if key not in self._wide}
         out = {key: sampler.kept(key, leaf) for key, leaf in copied.items()}
-        self._sources, self._out = list(copied.values()), list(out.values())
+        first = [early] if early in copied else []
+        self._sources, self._out = [copied[key] for key in first], [out[key] for key in first]
+        rest = [key for key in copied if key not in first]
+        self.later = [copied[key] for key in rest], [out[key] for key in rest]
         self.leaves: dict[Key, Tensor] = dict(out)
         self.weights = sampler.ones
         self._plan: ops.SamplePlan | None = None
@@ -81,7 +88,7 @@ class EpochRows:
         self._draws = priorities, rank_seed(seed, self._sampler.rank), draw
 
     def take(self, mb_idx: int) -> None:
-        """Draw minibatch `mb_idx` and copy its rows."""
+        """Draw minibatch `mb_idx` and copy its rows of the leaf `early`."""
         priorities, seed, draw = self._draws
         if self._plan is not None:
             self._plan.gather(priorities, seed, draw, mb_idx, self._beta)
@@ -91,4 +98,5 @@ class EpochRows:
             self.leaves.update((key, leaf[rows]) for key, leaf in self._wide.items())
         else:
             self.indices = self._sampler.strata().draw(mb_idx, seed, draw)
-        ops.gather(self._sources, self.indices, out=self._out)
+        if self._sources:
+            ops.gather(self._sources, self.indices, out=self._out)

@@ -84,6 +84,7 @@ class MinibatchSampler:
     def epoch_rows(
         self,
         leaves: Mapping[Key, Tensor],
+        early: Key,
         advantages: Tensor,
         *,
         config: Any,
@@ -95,7 +96,7 @@ class MinibatchSampler:
         """`sample` for all minibatches of an update epoch, of some leaves in host memory."""
         law = law_of(config)
         if self._epoch_rows is None or not self._epoch_rows.serves(law, leaves):
-            self._epoch_rows = EpochRows(self, law, leaves)
+            self._epoch_rows = EpochRows(self, law, leaves, early)
         self._epoch_rows.begin(
             advantages, config=config, epoch=epoch, total_epochs=total_epochs, seed=seed, draw=draw
         )

@@ -213,7 +213,7 @@ class TrainingLane:
         if after is not None:
             leaves.update(zip(_AFTER, after, strict=True))
         del sampling["mb_idx"], sampling["reuse"]
-        return self._experience.epoch_rows(leaves, **sampling)
+        return self._experience.epoch_rows(leaves, "env_obs", **sampling)
 
     def _bound(
         self, head: CategoricalHead, output: Any, rows: EpochRows, settings: ops.PPOSettings
@@ -242,7 +242,7 @@ class TrainingLane:
                 taken.get("valid"),
                 *(taken.get(key) for key in _AFTER),
             )
-            self._ppo.bind(stored, settings, values)
+            self._ppo.bind(stored, settings, values, rows.later)
             self._bound_to = bound
         return self._ppo
 

@@ -53,10 +53,10 @@ class PPOSettings(NamedTuple):
 class CategoricalPPO:
     """A minibatch from its logits and values to the loss's gradient by them, in one native call.
 
-    It joins `categorical_evaluate`, `importance_ratio`, `puff_advantage`, `ppo_loss` and the backward passes
-    of the first and the last, without autograd between them, and gives their bits. The gradient is made in
-    memory that the next minibatch overwrites; pass it to `torch.autograd.backward` with the network's
-    outputs. Gradient mode must be off in calls, and all tensors plain ones in host memory.
+    It joins `gather`, `categorical_evaluate`, `importance_ratio`, `puff_advantage`, `ppo_loss` and the
+    backward passes of the first and the last, without autograd between them, and gives their bits. The
+    gradient is made in memory that the next minibatch overwrites; pass it to `torch.autograd.backward` with
+    the network's outputs. Gradient mode must be off in calls, and all tensors plain ones in host memory.
 
     Args:
         rows, horizon: B and T of a minibatch.
@@ -99,10 +99,17 @@ class CategoricalPPO:
         """`grad_values` for values `[B * T]` or, with 2 dimensions, `[B * T, 1]`."""
         return self.grad_values if dims == 1 else self._grad_column
 
-    def bind(self, stored: PPORows, settings: PPOSettings, write_to: Tensor | None) -> None:
+    def bind(
+        self,
+        stored: PPORows,
+        settings: PPOSettings,
+        write_to: Tensor | None,
+        gathered: tuple[list[Tensor], list[Tensor]] | None = None,
+    ) -> None:
         """Prepare for minibatches whose rows are put into `stored`.
 
         Args:
+            gathered: tensors `[S, ...]` whose rows are first gathered into other ones, those of `stored`.
             write_to: `[S, T]`, whose rows get the new values; None: they go nowhere.
         """
         like = stored.values
@@ -110,6 +117,8 @@ class CategoricalPPO:
             with torch.inference_mode(False):
                 self.advantages, self.returns = torch.empty_like(like), torch.empty_like(like)
         calls = self._calls(stored, settings)
+        if gathered is not None:
+            calls.insert(0, (_core.gather, gathered[0], _INDICES, gathered[1]))
         if write_to is not None:
             calls.append((_core.scatter_, [write_to], _INDICES, _WRITTEN))
         slots = (_LOGITS, _VALUES, _FLAT_ACTIONS, _INDICES, _WRITTEN, _STATISTICS)
