@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from hotloop.losses import ranks
 from hotloop.trainer.signals import StopSignals
+from trainer_support import run, settings
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -62,3 +65,23 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert inside == [None, before]
+
+
+def test_a_signal_while_the_ranks_agree_that_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was forgotten once, and no second one comes through: torchrun's ranks trained on until killed."""
+    greatest, looks = ranks.greatest, 0
+
+    def late(number: int) -> int:
+        nonlocal looks
+        looks += 1
+        agreed = greatest(number)
+        if looks == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return agreed
+
+    monkeypatch.setattr(ranks, "greatest", late)
+    result = run(settings(tmp_path / "run", total_timesteps=100_000))
+    assert (result.reason, result.exit_code) == ("signal", 143)
+    assert looks == 3

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hotloop import loop_lane, loop_training_lane
 from hotloop import stopwatch as stopwatch_module
 from hotloop.stopwatch import Stopwatch
 from hotloop.trainer import timing
@@ -20,7 +21,7 @@ from trainer_support import Recorder, run, settings
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that moves on by one at each look, so that times are counts of what was done between them."""
     clock = itertools.count()
-    for module in (stopwatch_module, timing):
+    for module in (stopwatch_module, timing, loop_lane, loop_training_lane):
         monkeypatch.setattr(module, "perf_counter", lambda: float(next(clock)))
 
 

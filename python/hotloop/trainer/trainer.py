@@ -339,8 +339,9 @@ class Trainer:
             if self.context.agent_step >= config.total_timesteps:
                 return "total_timesteps"
             # A signal to one rank stops all of them, after the same epoch.
-            stop.received = ranks.greatest(stop.received or 0) or None
-            if stop.received is not None:
+            received = ranks.greatest(stop.received or 0)
+            if received:  # one that arrived while the ranks agreed on none counts at the next look
+                stop.received = received
                 return "signal"
             steps_before = self.context.agent_step
             try:
