@@ -26,7 +26,7 @@ class Reference {
 };
 
 struct Argument {
-  Reference fixed;      // null where the call of all gives it
+  Reference fixed;  // null where the call of all gives it
   Py_ssize_t slot = -1;
 };
 
@@ -90,8 +90,7 @@ std::unique_ptr<JoinedCalls> read_calls(PyObject* calls, PyObject* slots) {
     for (Py_ssize_t a = 1; a < PyTuple_GET_SIZE(pair); ++a) {
       PyObject* const object = PyTuple_GET_ITEM(pair, a);
       Py_ssize_t slot = joined->slots;
-      while (--slot >= 0 && PyTuple_GET_ITEM(slots, slot) != object) {
-      }
+      while (--slot >= 0 && PyTuple_GET_ITEM(slots, slot) != object) {}
       arguments.push_back(Argument{Reference(slot < 0 ? object : nullptr), slot});
     }
     if (arguments.size() > joined->most_arguments) joined->most_arguments = arguments.size();

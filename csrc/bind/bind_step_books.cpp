@@ -132,8 +132,8 @@ struct StepBooks {
 };
 
 template <class To, class From>
-bool convert(const From* actions, const int64_t* limits, const int64_t* first, Py_ssize_t components, Py_ssize_t count,
-             To* values) {
+bool convert(const From* actions, const int64_t* limits, const int64_t* first, Py_ssize_t components,
+             Py_ssize_t count, To* values) {
   bool inside = true;
   for (Py_ssize_t i = 0, c = 0; i < count; ++i) {
     const int64_t choice = actions[i];
@@ -156,8 +156,9 @@ bool convert_choices(const py::handle& actions, const py::handle& counts, const 
   }
   const Py_ssize_t components = limit.get().len / 8, count = to.get().len / to.get().itemsize;
   const bool reads_wide = from.is("lq", 8, count), writes_wide = to.is("lq", 8, count);
-  if (components < 1 || !limit.is("lq", 8, components) || !start.is("lq", 8, components) || count % components != 0 ||
-      !(writes_wide || to.is("i", 4, count)) || !(reads_wide || from.is("i", 4, count))) {
+  if (components < 1 || !limit.is("lq", 8, components) || !start.is("lq", 8, components) ||
+      count % components != 0 || !(writes_wide || to.is("i", 4, count)) ||
+      !(reads_wide || from.is("i", 4, count))) {
     return false;
   }
   const int64_t *limits = limit.data<int64_t>(), *first = start.data<int64_t>();
