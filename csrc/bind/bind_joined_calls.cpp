@@ -77,6 +77,14 @@ PyObject* expect_tuple(const char* arg, PyObject* object) {
   return object;
 }
 
+// Which of the slots it is, or -1.
+Py_ssize_t slot_of(PyObject* slots, PyObject* object) {
+  for (Py_ssize_t slot = 0; slot < PyTuple_GET_SIZE(slots); ++slot) {
+    if (PyTuple_GET_ITEM(slots, slot) == object) return slot;
+  }
+  return -1;
+}
+
 std::unique_ptr<JoinedCalls> read_calls(PyObject* calls, PyObject* slots) {
   auto joined = std::make_unique<JoinedCalls>();
   joined->slots = PyTuple_GET_SIZE(expect_tuple("slots", slots));
@@ -89,8 +97,7 @@ std::unique_ptr<JoinedCalls> read_calls(PyObject* calls, PyObject* slots) {
     std::vector<Argument> arguments;
     for (Py_ssize_t a = 1; a < PyTuple_GET_SIZE(pair); ++a) {
       PyObject* const object = PyTuple_GET_ITEM(pair, a);
-      Py_ssize_t slot = joined->slots;
-      while (--slot >= 0 && PyTuple_GET_ITEM(slots, slot) != object) {}
+      const Py_ssize_t slot = slot_of(slots, object);
       arguments.push_back(Argument{Reference(slot < 0 ? object : nullptr), slot});
     }
     if (arguments.size() > joined->most_arguments) joined->most_arguments = arguments.size();
@@ -107,13 +114,16 @@ PyObject* join_calls(PyObject*, PyObject* const* args, Py_ssize_t count) {
   }
   try {
     std::unique_ptr<JoinedCalls> joined = read_calls(args[0], args[1]);
-    PyObject* capsule = PyCapsule_New(joined.get(), kCapsule, &destroy);
-    if (capsule == nullptr) return nullptr;
-    joined.release();  // the capsule's now
+    JoinedCalls* const owned = joined.release();
+    PyObject* capsule = PyCapsule_New(owned, kCapsule, &destroy);  // which is its owner now
+    if (capsule == nullptr) {
+      delete owned;
+      return nullptr;
+    }
     PyObject* function = PyCFunction_New(&run_definition, capsule);
     Py_DECREF(capsule);
     return function;
-  } catch (const PythonErrorSet&) {
+  } catch (const PythonErrorSet&) {  // NOLINT(bugprone-empty-catch): the error is set
   } catch (const Error& error) {
     PyErr_SetString(error.type, error.what());
   } catch (const std::bad_alloc&) {
