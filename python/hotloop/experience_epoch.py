@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.experience_strata import rank_seed
-from hotloop.segment_sampler import importance_exponent
+from hotloop.segment_sampler import configured_exponent
 from hotloop.spec import Key
 
 if TYPE_CHECKING:
@@ -75,15 +75,14 @@ class EpochRows:
         self, advantages: Tensor, *, config: Any, epoch: int, total_epochs: int, seed: int, draw: int
     ) -> None:
         """Before the minibatches of an update epoch."""
-        priorities = None
         if self._plan is None:
             self._draws = None, seed, draw
             return
+        priorities = None
         if self._law != "permutation":
-            schedule = getattr(config, "beta_schedule", "reference")
-            segments, alpha = self._sampler.segments, config.prio_alpha
-            self._beta = importance_exponent(schedule, config.prio_beta0, alpha, epoch, total_epochs)
-            segments.alpha = alpha
+            self._beta = configured_exponent(config, epoch, total_epochs)
+            segments = self._sampler.segments
+            segments.alpha = config.prio_alpha
             priorities = segments.priorities(advantages)
         self._draws = priorities, rank_seed(seed, self._sampler.rank), draw
 

@@ -16,7 +16,7 @@ from hotloop.entries import flat_tensordict, plain_entries
 from hotloop.experience_epoch import EpochRows
 from hotloop.experience_strata import Strata, rank_seed
 from hotloop.ops._memory import empty_buffer
-from hotloop.segment_sampler import SegmentSampler, importance_exponent
+from hotloop.segment_sampler import SegmentSampler, configured_exponent, importance_exponent
 from hotloop.spec import Key
 
 if TYPE_CHECKING:
@@ -139,10 +139,8 @@ class MinibatchSampler:
             elif law == "permutation":
                 indices, _ = self._draw(mb_idx, law, None, 0.0, 1.0, seed, draw)
             else:
-                alpha = config.prio_alpha
-                schedule = getattr(config, "beta_schedule", "reference")
-                beta = importance_exponent(schedule, config.prio_beta0, alpha, epoch, total_epochs)
-                indices, weights = self._draw(mb_idx, law, advantages, alpha, beta, seed, draw)
+                beta = configured_exponent(config, epoch, total_epochs)
+                indices, weights = self._draw(mb_idx, law, advantages, config.prio_alpha, beta, seed, draw)
                 weights = weights.unsqueeze(1).expand(self._batch_size)
             leaves = self._take(self._leaves(extra), indices, reuse)
         chosen = leaves.pop(_ADVANTAGES)

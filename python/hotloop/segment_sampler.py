@@ -39,6 +39,12 @@ def importance_exponent(schedule: str, beta0: float, alpha: float, epoch: int, t
     return min(1.0, grown)
 
 
+def configured_exponent(config: Any, epoch: int, total_epochs: int) -> float:
+    """`importance_exponent` with the choices of a `SamplingConfig`."""
+    schedule = getattr(config, "beta_schedule", "reference")
+    return importance_exponent(schedule, config.prio_beta0, config.prio_alpha, epoch, total_epochs)
+
+
 class SegmentSampler:
     """Draws the segments of minibatches by one of the laws of `hotloop.ops.sample_segments`.
 
