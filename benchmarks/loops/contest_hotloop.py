@@ -1,5 +1,5 @@
 """hotloop, through its public interface as a user would write it: the README's lines, the fused loss, and
-hotloop's own tanh and scaling of pixels in the network that all contestants train.
+hotloop's own tanh and its linear layer on bytes in the network that all contestants train.
 
 Rows are drawn in a fresh random order for each update epoch. Where there is only one, they are taken in
 order, as the reference loop does: whichever minibatch an agent is in, it is seen once.
@@ -12,13 +12,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig
 from hotloop.context import AdvantageConfig, SamplingConfig
 from hotloop.losses import ppo_losses
 from hotloop.optim import Adam
-from hotloop.policies import Pixels, native_activations, wrap_actor_critic
+from hotloop.policies import PixelLinear, native_activations, wrap_actor_critic
 
 from .contestants import Contestant
 from .environments import CARTPOLE, AbsentError, MemoryVector, all_cores, sync_cartpoles
@@ -50,7 +50,8 @@ class Hotloop(Contestant):
         if native:
             native_activations(self.network)
             if isinstance(self.network, TokenNet):
-                self.network.scale = Pixels()
+                self.network.scale = nn.Identity()
+                self.network.trunk = PixelLinear.of(self.network.trunk)
         self.env = _environment(job, threads, seed)
         policy = wrap_actor_critic(
             self.network, job.actions, obs_shape=job.obs_shape, obs_dtype=getattr(torch, job.obs_dtype)

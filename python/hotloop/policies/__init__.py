@@ -13,6 +13,7 @@ from hotloop.policies.heads import CategoricalHead, GaussianHead, make_head
 from hotloop.policies.lstm import LSTMPolicy
 from hotloop.policies.mlp import MLPPolicy
 from hotloop.policies.nature_cnn import NatureCNNPolicy
+from hotloop.policies.pixel_linear import PixelLinear
 from hotloop.policies.protocol import Policy, RecurrentPolicy
 from hotloop.policies.recurrent import RecurrentActorCritic
 from hotloop.policies.state import has_state, initial_states, state_spec
@@ -29,6 +30,7 @@ __all__ = [
     "LSTMPolicy",
     "MLPPolicy",
     "NatureCNNPolicy",
+    "PixelLinear",
     "Pixels",
     "Policy",
     "RecurrentActorCritic",

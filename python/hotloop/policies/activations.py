@@ -42,14 +42,19 @@ class Pixels(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float32 of the shape of `pixels`."""
-        if (
-            pixels.is_cpu
-            and pixels.dtype == torch.uint8
-            and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active()
-        ):
-            return ops.scale_pixels(pixels)
-        return pixels.to(torch.float32) / 255.0
+        return scaled(pixels)
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """What `Pixels` gives."""
+    if (
+        pixels.is_cpu
+        and pixels.dtype == torch.uint8
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    ):
+        return ops.scale_pixels(pixels)
+    return pixels.to(torch.float32) / 255.0
 
 
 def native_activations(module: _Module) -> _Module:

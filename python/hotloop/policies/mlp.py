@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hotloop.policies.actions import ActionSpec
 from hotloop.policies.activations import Pixels, Tanh
 from hotloop.policies.actor_critic import ActorCriticPolicy
+from hotloop.policies.pixel_linear import PixelLinear
 
 
 class MLPPolicy(ActorCriticPolicy):
@@ -52,8 +53,10 @@ class MLPPolicy(ActorCriticPolicy):
         spec = self.action_spec
         inputs = self.obs_shape.numel()
         continuous = spec.kind == "continuous"
-        self.actor = _mlp([inputs, *hidden, spec.width if continuous else spec.num_logits], last_gain=0.01)
-        self.critic = _mlp([inputs, *hidden, 1], last_gain=1.0)
+        self._takes_bytes = obs_dtype == torch.uint8
+        outputs = spec.width if continuous else spec.num_logits
+        self.actor = _mlp([inputs, *hidden, outputs], last_gain=0.01, takes_bytes=self._takes_bytes)
+        self.critic = _mlp([inputs, *hidden, 1], last_gain=1.0, takes_bytes=self._takes_bytes)
         self._pixels = Pixels()
         self.log_std = nn.Parameter(torch.full((spec.width,), float(log_std_init))) if continuous else None
 
@@ -73,9 +76,11 @@ class MLPPolicy(ActorCriticPolicy):
 
     def logits_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Observations ``[n, *obs_shape]`` to logits ``[n, num_logits]`` and values ``[n]``."""
-        if obs.dtype == torch.uint8:
-            obs = self._pixels(obs)
-        x = obs.reshape(obs.shape[0], self.obs_shape.numel()).to(torch.float32)
+        x = obs.reshape(obs.shape[0], self.obs_shape.numel())
+        if x.dtype != torch.uint8:
+            x = x.to(torch.float32)
+        elif not self._takes_bytes:
+            x = self._pixels(x)
         logits: Tensor = self.actor(x)
         if self.log_std is not None:
             logits = torch.cat((logits, self.log_std.expand_as(logits)), dim=-1)
@@ -115,6 +120,9 @@ def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
     return linear
 
 
-def _mlp(widths: Sequence[int], *, last_gain: float) -> nn.Sequential:
+def _mlp(widths: Sequence[int], *, last_gain: float, takes_bytes: bool) -> nn.Sequential:
     *below, last = widths
-    return nn.Sequential(*hidden_layers(below), orthogonal_linear(below[-1], last, last_gain))
+    first, *others = [*hidden_layers(below), orthogonal_linear(below[-1], last, last_gain)]
+    if takes_bytes and isinstance(first, nn.Linear):
+        first = PixelLinear.of(first)
+    return nn.Sequential(first, *others)
