@@ -40,8 +40,8 @@ SIMD_KERNELS = ("categorical", "gae", "puff_advantage", "sampling_kernels", "tan
 # ... or for all but AVX-512, which would gain these a few per cent and cost a sixth of the build.
 AVX2_KERNELS = (
     "adam", "categorical_backward", "clip_grad_norm", "convert_floats", "delta_lambda", "gaussian",
-    "gaussian_backward", "importance_ratio", "ppo_loss", "retrace", "reverse_scan", "row_priorities",
-    "scale_pixels", "td_lambda", "vtrace",
+    "gaussian_backward", "importance_ratio", "ppo_loss", "retrace", "return_moments", "reverse_scan",
+    "row_priorities", "scale_pixels", "td_lambda", "vtrace",
 )  # fmt: skip
 X86_ISAS = {
     "baseline": ["-O2", "-ftree-vectorize"],  # for processors of before 2013: a third less to compile

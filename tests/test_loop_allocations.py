@@ -173,10 +173,6 @@ COLUMNS = Counter(
     {
         # Once a rollout: what is a truncated episode's own value.
         "loop_truncation.py:end_rollout": 2,
-        # Once a phase: the explained variance of the whole buffer.
-        "losses/ppo_critic.py:_track_explained_variance": 1,
-        "losses/formulas.py:explained_variance": 5,
-        "losses/formulas.py:_keep": 4,
         # Once a minibatch: the gradients that autograd keeps for the backward pass.
         "ops/ppo_loss.py:_allocate": 4,
     }

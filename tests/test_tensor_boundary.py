@@ -159,6 +159,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         return ops.gaussian_sample(x, x, seed=0, step=0, out=normal)
 
     kin: dict[str, Any] = {"last_values": x[:, 0], "gamma": 0.9}
+    moments = torch.zeros(5, dtype=torch.float64)
     scan, deltas, targets, sums, q, ratio = (torch.zeros(4, 6) for _ in range(6))
     estimators: dict[str, tuple[Tensor, object]] = {
         "reverse_scan": (scan, lambda: ops.reverse_scan(x, x, out=scan)),
@@ -197,6 +198,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         ),
         **estimators,
         "importance_ratio": (ratio, lambda: ops.importance_ratio(x, x, out=ratio)),
+        "return_moments": (moments, lambda: ops.return_moments(x, x, out=moments)),
         "tanh": (ratio, lambda: ops.tanh(x, out=ratio)),
         "scale_pixels": (ratio, lambda: ops.scale_pixels(x.to(torch.uint8), out=ratio)),
         "row_priorities": (priorities, lambda: ops.row_priorities(x, out=priorities)),

@@ -61,6 +61,8 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
         ("retrace.out", (X, X, X, FLAGS, None, X, RATES, None, None, 0.9), {"out": torch.empty(5, 7)}),
         ("importance_ratio.default", (X, X * 2, FLAGS, 0.5), {}),
         ("importance_ratio.out", (X, X * 2), {"out": torch.empty(5, 7)}),
+        ("return_moments.default", (X, X * 2, FLAGS), {}),
+        ("return_moments.out", (X, X * 2), {"out": torch.empty(5, dtype=torch.float64)}),
         ("row_priorities.default", (X, 0.7), {}),
         ("row_priorities.out", (X,), {"out": torch.empty(5)}),
         ("sample_segments.default", DRAW, {}),
@@ -121,7 +123,7 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
 def test_every_native_op_has_a_twin_in_this_list() -> None:
     native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
     assert native == {name.split(".")[0] for name, _, _ in calls()}
-    assert len(native) == 30
+    assert len(native) == 31
 
 
 @pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
@@ -174,6 +176,7 @@ def faces() -> dict[str, Callable[..., Any]]:
             x, y, y, FLAGS, importance=x.exp(), last_values=y[:, 0], gamma=0.9
         ),
         "importance_ratio": lambda x, y: ops.importance_ratio(x + y, y, FLAGS),
+        "return_moments": lambda x, y: ops.return_moments(x + y, y, FLAGS).to(x.dtype),
         "row_priorities": lambda x, y: ops.row_priorities(x + y, 0.5),
         "sample_segments": lambda x, y: ops.sample_segments(
             x.abs().sum(1), 5, 3, law="successive", seed=1, epoch=2, minibatch=0

@@ -61,7 +61,7 @@ struct ActPlan {
   View entries[5];
   int64_t start = 0, count = 0, position = 0;
   bool begun = false;
-  std::vector<double> scratch;  // log probabilities and entropies
+  std::vector<double> scratch;  // log probabilities
   std::vector<RowMove> moves;
   int64_t stored = 0;
 
@@ -271,7 +271,7 @@ struct ActPlan {
     if (!lent.take(actions.ptr(), true) || !lent.is("i", 4, count * heads)) return false;
 
     const DType dtype = logits.dtype == DType::f64 ? DType::f64 : DType::f32;
-    scratch.resize(static_cast<size_t>(2 * count));
+    scratch.resize(static_cast<size_t>(count));
     View drawn = vector_view(lent.data<void>(), DType::i32);
     if (!single) {
       drawn.ndim = 2;
@@ -279,7 +279,7 @@ struct ActPlan {
       drawn.stride[0] = heads;
       drawn.stride[1] = 1;
     }
-    const View log_prob = vector_view(scratch.data(), dtype), entropy = vector_view(scratch.data() + count, dtype);
+    const View log_prob = vector_view(scratch.data(), dtype);
     CategoricalParams p;
     p.draw = true;
     p.seed = seed;
@@ -291,7 +291,6 @@ struct ActPlan {
     p.logits = as_matrix(logits);
     p.actions = single ? as_column(drawn) : as_matrix(drawn);
     p.log_prob = as_column(log_prob);
-    p.entropy = as_column(entropy);
 
     if (!columns.continues(start, count, position)) flush();
     int64_t bytes = 0;

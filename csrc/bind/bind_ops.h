@@ -23,6 +23,7 @@ void bind_categorical(PyObject* module);
 void bind_gaussian(PyObject* module);
 void bind_ppo_loss(PyObject* module);
 void bind_importance_ratio(PyObject* module);
+void bind_return_moments(PyObject* module);
 void bind_clip_grad_norm(PyObject* module);
 void bind_adam(PyObject* module);
 void bind_joined_calls(PyObject* module);

@@ -131,6 +131,7 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_gaussian(m.ptr());
     hotloop::bind_ppo_loss(m.ptr());
     hotloop::bind_importance_ratio(m.ptr());
+    hotloop::bind_return_moments(m.ptr());
     hotloop::bind_clip_grad_norm(m.ptr());
     hotloop::bind_adam(m.ptr());
     hotloop::bind_joined_calls(m.ptr());

@@ -14,7 +14,7 @@ struct CategoricalParams {
   Matrix logits;                     // [N, A]
   Matrix mask;                       // [N, A] bool or absent; every head of every row has a true entry
   Matrix actions;                    // [N, k] integers; written (int32 or int64) where `draw`
-  Matrix log_prob, entropy;          // [N], written
+  Matrix log_prob, entropy;          // [N], written; where it draws, entropy may be absent
   Matrix saved;                      // [N, 3k] or absent, written: maximum, log_sum, entropy of each head
   Matrix log_probs;                  // [N, A] or absent, written: those of all choices
   bool draw = false;

@@ -20,6 +20,47 @@ struct Block {
   alignas(64) int64_t choice[kBlockRows];
 };
 
+// The sums of a head of two choices from one exponential: that of the larger logit is 1. The bits are those of the
+// general way; the difference of a number from itself is NaN where the number is not finite.
+template <class T>
+void two_choices(bool draw, int64_t rows, Block<T>& b, Columns<T>& x) {
+  T* __restrict x0 = x.at[0];
+  T* __restrict x1 = x.at[1];
+  if (!draw) {
+    for (int64_t r = 0; r < rows; ++r) b.taken[r] = b.choice[r] != 0 ? x1[r] : x0[r];
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const bool second = x1[r] > x0[r];
+    const T larger = second ? x1[r] : x0[r], smaller = second ? x0[r] : x1[r];
+    const T shifted = smaller - larger, zero = larger - larger;
+    const T weight = exponential(shifted), whole = T(1) + zero;
+    b.maximum[r] = larger;
+    b.sum[r] = static_cast<double>(whole) + static_cast<double>(weight);
+    b.scatter[r] = static_cast<double>(entropy_term(weight, shifted)) + static_cast<double>(zero);
+    x0[r] = second ? weight : whole;
+    x1[r] = second ? whole : weight;
+  }
+}
+
+// By inversion, from weights that are in `x`.
+template <class T>
+void draw_choices(const CategoricalParams& p, int64_t row, int64_t rows, int64_t head, int64_t first, int64_t n,
+                  Block<T>& b, const Columns<T>& x) {
+  alignas(64) double end[kBlockRows], point[kBlockRows];
+  for (int64_t r = 0; r < rows; ++r) end[r] = 0, b.choice[r] = 0, point[r] = b.uniform[r] * b.sum[r];
+  for (int64_t j = 0; j < n; ++j) {
+    const T* __restrict v = x.at[j];
+    for (int64_t r = 0; r < rows; ++r) {
+      end[r] += static_cast<double>(v[r]);
+      b.choice[r] += end[r] <= point[r] ? 1 : 0;
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    b.taken[r] = one_logit<T>(p.logits, p.mask, row + r, first + b.choice[r]) - b.maximum[r];
+    store_choice(p.actions, row + r, head, b.choice[r]);
+  }
+}
+
 // Sums in float64 are what makes inversion exact where float32 rounds: a choice of probability 1e-12 is drawn as
 // rarely as that, and one of probability 0 never (the comparison is strict, and the last cumulated sum is `sum`).
 template <class T>
@@ -27,6 +68,15 @@ void rows_as_lanes(const CategoricalParams& p, int64_t row, int64_t rows, int64_
                    Columns<T>& x) {
   const int64_t n = p.choices[head];
   load_logits(p.logits, p.mask, row, first, rows, n, x);
+  if (n == 2) {
+    two_choices(p.draw, rows, b, x);
+    if (p.draw) {
+      draw_choices(p, row, rows, head, first, n, b, x);
+    } else {
+      for (int64_t r = 0; r < rows; ++r) b.taken[r] -= b.maximum[r];
+    }
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) b.maximum[r] = x.at[0][r], b.sum[r] = 0, b.scatter[r] = 0;
   for (int64_t j = 1; j < n; ++j) {
     const T* __restrict v = x.at[j];
@@ -49,20 +99,7 @@ void rows_as_lanes(const CategoricalParams& p, int64_t row, int64_t rows, int64_
       b.scatter[r] += static_cast<double>(term[r]);
     }
   }
-  if (!p.draw) return;
-  alignas(64) double end[kBlockRows], point[kBlockRows];
-  for (int64_t r = 0; r < rows; ++r) end[r] = 0, b.choice[r] = 0, point[r] = b.uniform[r] * b.sum[r];
-  for (int64_t j = 0; j < n; ++j) {
-    const T* __restrict v = x.at[j];
-    for (int64_t r = 0; r < rows; ++r) {
-      end[r] += static_cast<double>(v[r]);
-      b.choice[r] += end[r] <= point[r] ? 1 : 0;
-    }
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    b.taken[r] = one_logit<T>(p.logits, p.mask, row + r, first + b.choice[r]) - b.maximum[r];
-    store_choice(p.actions, row + r, head, b.choice[r]);
-  }
+  if (p.draw) draw_choices(p, row, rows, head, first, n, b, x);
 }
 
 template <class T>
@@ -228,7 +265,7 @@ template <class T>
 void run_block(const CategoricalParams& p, int64_t row, int64_t rows) {
   Columns<T> x;
   Block<T> b;
-  alignas(64) double log_prob[kBlockRows] = {}, entropy[kBlockRows] = {}, log_sum[kBlockRows];
+  alignas(64) double log_prob[kBlockRows], entropy[kBlockRows], log_sum[kBlockRows];
   alignas(64) T out[kBlockRows];
   int64_t first = 0;
   for (int64_t r = rows; r < kBlockRows; ++r) b.sum[r] = 1;  // log_run reads whole vectors
@@ -246,9 +283,14 @@ void run_block(const CategoricalParams& p, int64_t row, int64_t rows) {
     log_run(b.sum, kBlockRows, log_sum);
     alignas(64) double h[kBlockRows];
     for (int64_t r = 0; r < rows; ++r) {
-      h[r] = log_sum[r] + b.scatter[r] / b.sum[r];  // both terms are >= 0: nothing cancels
-      entropy[r] += h[r];
-      log_prob[r] += static_cast<double>(b.taken[r]) - log_sum[r];
+      const double chosen = static_cast<double>(b.taken[r]) - log_sum[r];
+      log_prob[r] = head == 0 ? chosen : log_prob[r] + chosen;
+    }
+    if (p.entropy.data != nullptr) {
+      for (int64_t r = 0; r < rows; ++r) {
+        h[r] = log_sum[r] + b.scatter[r] / b.sum[r];  // both terms are >= 0: nothing cancels
+        entropy[r] = head == 0 ? h[r] : entropy[r] + h[r];
+      }
     }
     for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(log_sum[r]);
     if (p.log_probs.data != nullptr) store_log_probs(p, row, rows, head, first, b, out, x);
@@ -260,6 +302,7 @@ void run_block(const CategoricalParams& p, int64_t row, int64_t rows) {
   }
   for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(log_prob[r]);
   store_along_rows(p.log_prob, row, 0, rows, out);
+  if (p.entropy.data == nullptr) return;
   for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(entropy[r]);
   store_along_rows(p.entropy, row, 0, rows, out);
 }

@@ -1,20 +1,12 @@
 #include "ppo_loss.h"
 
 #include "../core/ppo.h"
-#include "load.h"
+#include "flat_runs.h"
 #include "parallel.h"
 
 namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 namespace {
-
-constexpr int64_t kRun = 128;      // samples staged at once; divides kPpoBlock
-constexpr int64_t kSumLanes = 16;  // partial sums, the same number on every instruction set; divides kRun
-
-template <class T>
-struct Run {
-  alignas(64) T at[kRun];
-};
 
 template <class T>
 struct OneRun {
@@ -23,50 +15,6 @@ struct OneRun {
     for (T& each : at) each = T(1);
   }
 };
-
-// Samples first ... first + count - 1 in row-major order, whatever the strides.
-template <class T>
-const T* load_flat(const Matrix& m, int64_t columns, int64_t first, int64_t count, Run<T>& scratch) {
-  const int64_t row = first / columns, column = first % columns;
-  if (column + count <= columns) return load_along_time(m, row, column, count, scratch.at);
-  if (m.row_stride == columns * m.time_stride)
-    return load_run(m, first * m.time_stride, m.time_stride, count, scratch.at);
-  int64_t done = 0;
-  for (int64_t r = row, c = column; done < count; ++r, c = 0) {
-    const int64_t part = columns - c < count - done ? columns - c : count - done;
-    const T* run = load_along_time(m, r, c, part, scratch.at + done);
-    if (run != scratch.at + done) std::memcpy(scratch.at + done, run, static_cast<size_t>(part) * sizeof(T));
-    done += part;
-  }
-  return scratch.at;
-}
-
-template <class T>
-void store_flat(const Matrix& m, int64_t columns, int64_t first, int64_t count, const T* in) {
-  for (int64_t row = first / columns, column = first % columns; count > 0; ++row, column = 0) {
-    const int64_t part = columns - column < count ? columns - column : count;
-    store_along_time(m, row, column, part, in);
-    in += part;
-    count -= part;
-  }
-}
-
-// Adds to 16 lanes: sample i of a block always falls into lane i % 16.
-template <class T>
-void add_run(const T* __restrict x, int64_t count, double* __restrict lane) {
-  int64_t i = 0;
-  for (; i + kSumLanes <= count; i += kSumLanes) {
-    for (int64_t l = 0; l < kSumLanes; ++l) lane[l] += static_cast<double>(x[i + l]);
-  }
-  for (; i < count; ++i) lane[i % kSumLanes] += static_cast<double>(x[i]);
-}
-
-double reduce(double* lane) {
-  for (int64_t width = kSumLanes / 2; width > 0; width /= 2) {
-    for (int64_t l = 0; l < width; ++l) lane[l] += lane[l + width];
-  }
-  return lane[0];
-}
 
 template <class T>
 class Pass {
@@ -100,7 +48,7 @@ class Pass {
         body(first, end - first < kRun ? end - first : kRun,
              [&](int64_t k, const T* x, int64_t count) { add_run(x, count, lanes[k]); });
       }
-      for (int64_t k = 0; k < sums; ++k) p_.partial[block * kPpoSums + k] = reduce(lanes[k]);
+      for (int64_t k = 0; k < sums; ++k) p_.partial[block * kPpoSums + k] = reduce_lanes(lanes[k]);
     });
     for (int64_t k = 0; k < sums; ++k) {
       sums_[k] = 0;

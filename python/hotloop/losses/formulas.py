@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hotloop import ops
 from hotloop.losses.ranks import global_moments, join_moments
 
 
@@ -135,6 +136,20 @@ def explained_variance(values: Tensor, returns: Tensor, valid: Tensor | None = N
         [_keep(x - mean, valid).square().sum() for x, mean in zip(both, means.unbind(), strict=True)]
     )
     count = means.new_full((), returns.numel()) if valid is None else valid.sum()
+    return _explained(count, means, squares)
+
+
+def explained_variance_by(values: Tensor, advantages: Tensor, valid: Tensor | None = None) -> Tensor:
+    """`explained_variance` of the returns ``advantages + values``."""
+    tensors = (values, advantages) if valid is None else (values, advantages, valid)
+    if values.dim() != 2 or not all(x.is_cpu for x in tensors):
+        return explained_variance(values, advantages + values, valid)
+    moments = ops.return_moments(values, advantages, valid)
+    return _explained(moments[0], moments[1::2], moments[2::2])
+
+
+def _explained(count: Tensor, means: Tensor, squares: Tensor) -> Tensor:
+    """From the moments of returns and residuals."""
     _, _, (total, residual) = global_moments(count, means, squares)
     return torch.where(total == 0, 0.0, 1.0 - residual / total)
 

@@ -162,8 +162,6 @@ class PPOCritic(Loss):
         if not isinstance(advantages, Tensor):
             advantages = advantages.data  # NonTensorData
         buffer = self.replay.buffer
-        values = buffer["values"]
-        returns = advantages + values
-        variance = formulas.explained_variance(values, returns, valid_mask(buffer))
+        variance = formulas.explained_variance_by(buffer["values"], advantages, valid_mask(buffer))
         self.track("explained_variance", variance)
         self._explained = True

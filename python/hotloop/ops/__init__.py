@@ -21,6 +21,7 @@ from hotloop.ops.last_actions import LastActions
 from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
 from hotloop.ops.retrace import retrace
+from hotloop.ops.return_moments import return_moments
 from hotloop.ops.reverse_scan import reverse_scan
 from hotloop.ops.row_cursors import RowCursors
 from hotloop.ops.row_priorities import row_priorities
@@ -64,6 +65,7 @@ __all__ = [
     "ppo_loss",
     "puff_advantage",
     "retrace",
+    "return_moments",
     "reverse_scan",
     "row_priorities",
     "sample_segments",

@@ -81,7 +81,7 @@ class CategoricalPPO:
         with torch.inference_mode(False):
             self.log_prob, self.entropy = torch.empty(2, rows, horizon, dtype=dtype).unbind()
             self._importance = torch.empty(rows, horizon, dtype=dtype)
-            self._saved = torch.empty(count, 3 * heads, dtype=dtype)
+            self._saved = torch.empty(3 * heads, count, dtype=dtype).t()  # the kernels work in columns
             self._gradients = torch.empty(3, rows, horizon, dtype=dtype)
             self._loss = torch.empty((), dtype=dtype)
             self.grad_logits = torch.empty(count, num_logits, dtype=dtype)
@@ -113,10 +113,10 @@ class CategoricalPPO:
             write_to: `[S, T]`, whose rows get the new values; None: they go nowhere.
         """
         like = stored.values
-        if self.returns.shape != like.shape or self.returns.dtype != like.dtype:
+        if self.advantages.shape != like.shape or self.advantages.dtype != like.dtype:
             with torch.inference_mode(False):
-                self.advantages, self.returns = torch.empty_like(like), torch.empty_like(like)
-        calls = self._calls(stored, settings)
+                self.advantages = torch.empty_like(like)
+        calls = self._calls(stored, settings, gathered)
         if gathered is not None:
             calls.insert(0, (_core.gather, gathered[0], _INDICES, gathered[1]))
         if write_to is not None:
@@ -124,8 +124,19 @@ class CategoricalPPO:
         slots = (_LOGITS, _VALUES, _FLAT_ACTIONS, _INDICES, _WRITTEN, _STATISTICS)
         self._run = join_calls("CategoricalPPO", calls, slots)
 
-    def _calls(self, stored: PPORows, settings: PPOSettings) -> list[NativeCall]:
-        at = settings
+    def _calls(
+        self, stored: PPORows, settings: PPOSettings, gathered: tuple[list[Tensor], list[Tensor]] | None
+    ) -> list[NativeCall]:
+        at, given = settings, stored.advantages
+        # Advantages that were gathered are gathered anew for the next minibatch: they may become the returns.
+        own = gathered is not None and any(given is each for each in gathered[1])
+        copied: list[NativeCall] = []
+        if own and given.dtype == stored.values.dtype:
+            self.returns = given
+        else:
+            with torch.inference_mode(False):
+                self.returns = torch.empty_like(stored.values)
+            copied.append((Tensor.copy_, self.returns, given))
         return [
             (_core.categorical_evaluate, _LOGITS, _FLAT_ACTIONS, None, self._nvec, *self._flat, self._saved),
             (_core.importance_ratio, self.log_prob, stored.log_prob, stored.valid, 0.0, self._importance),
@@ -134,7 +145,7 @@ class CategoricalPPO:
                 at.gae_lambda, at.rho_clip, at.c_clip, stored.next_values, stored.next_rewards,
                 stored.next_dones, None, None, None, self.advantages,
             ),
-            (Tensor.copy_, self.returns, stored.advantages),
+            *copied,
             (Tensor.add_, self.returns, stored.values),
             (
                 _core.ppo_loss, self.log_prob, stored.log_prob, self.advantages, _VALUES, stored.values,

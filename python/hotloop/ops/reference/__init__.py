@@ -33,7 +33,7 @@ from hotloop.ops.reference.movement import (
     store_plan,
 )
 from hotloop.ops.reference.optimizer import adam_, clip_grad_norm_
-from hotloop.ops.reference.ppo_loss import importance_ratio, ppo_loss
+from hotloop.ops.reference.ppo_loss import importance_ratio, ppo_loss, return_moments
 from hotloop.ops.reference.sampling import (
     PRIORITY_FLOOR,
     STREAM_OFFSET,
@@ -79,6 +79,7 @@ __all__ = [
     "puff_advantage",
     "random_bits64",
     "retrace",
+    "return_moments",
     "reverse_scan",
     "row_priorities",
     "sample_segments",

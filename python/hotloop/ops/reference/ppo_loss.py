@@ -69,3 +69,21 @@ def importance_ratio(
     if valid is not None:
         ratio = torch.where(valid != 0, ratio, invalid)
     return ratio if out is None else out.copy_(ratio)
+
+
+def return_moments(
+    values: Tensor, advantages: Tensor, valid: Tensor | None = None, *, out: Tensor | None = None
+) -> Tensor:
+    """See `hotloop.ops.return_moments`."""
+
+    def wide(x: Tensor) -> Tensor:
+        return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+    keep = torch.ones_like(values, dtype=torch.bool) if valid is None else valid != 0
+    found = [keep.sum().double()]
+    for x in (wide(advantages) + wide(values), wide(advantages)):
+        kept = x[keep].double()
+        mean = kept.sum() / max(1, kept.numel())
+        found += [mean, (kept - mean).square().sum()]
+    moments = torch.stack(found)
+    return moments if out is None else out.copy_(moments)
