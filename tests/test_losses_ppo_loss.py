@@ -107,7 +107,8 @@ def test_tensors_that_the_op_does_not_take_go_through_the_two_losses(monkeypatch
 def test_several_ranks_share_their_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(False)
     seen = []
-    monkeypatch.setattr(module.ranks, "several_ranks", lambda: True)
+    for where in (module.ranks, module.formulas):
+        monkeypatch.setattr(where, "several_ranks", lambda: True)
     monkeypatch.setattr(module.ranks, "gathered", lambda x: [x])
     monkeypatch.setattr(
         module.formulas, "global_moments", lambda *moments: seen.append(moments) or moments

@@ -129,12 +129,12 @@ def test_the_fused_loss_is_the_separate_ones_with_the_same_names(tmp_path: Path)
 
 
 def test_the_same_bits_at_any_number_of_threads(tmp_path: Path) -> None:
-    """Two epochs of one minibatch each, which is large enough for torch to split sums over it among threads:
+    """A few epochs of one minibatch each, which is large enough for torch to split sums over it among threads:
     what comes of the first one's gradients shows in the second."""
     wide: dict[str, Any] = {
         "num_envs": 2048,
         "rollout": {"horizon": 32, "minibatch_size": 2048 * 32, "update_epochs": 1},
-        "total_timesteps": 2048 * 32 + 1,
+        "total_timesteps": 3 * 2048 * 32,
     }
     run(settings(tmp_path / "one", threads=1, deterministic=True, **wide))
     run(settings(tmp_path / "two", threads=2, deterministic=True, **wide))

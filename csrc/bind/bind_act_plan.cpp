@@ -186,23 +186,24 @@ struct ActPlan {
     return any == 0;
   }
 
-  bool begin(const py::handle& given) try {
+  // How many agents the step is of; 0 for one that is not taken.
+  int64_t begin(const py::handle& given) try {
     begun = false;
     step = py::object();
     PyObject* const tuple = given.ptr();
-    if (!leaves || !PyTuple_CheckExact(tuple) || PyTuple_GET_SIZE(tuple) != 8) return false;
+    if (!leaves || !PyTuple_CheckExact(tuple) || PyTuple_GET_SIZE(tuple) != 8) return 0;
     PyObject* const window = PyTuple_GET_ITEM(tuple, 5);
-    if (!PySlice_Check(window)) return false;
+    if (!PySlice_Check(window)) return 0;
     const auto* slice = reinterpret_cast<const PySliceObject*>(window);
     int64_t stop = 0;
-    if (slice->step != Py_None || !slice_end(slice->start, &start) || !slice_end(slice->stop, &stop)) return false;
+    if (slice->step != Py_None || !slice_end(slice->start, &start) || !slice_end(slice->stop, &stop)) return 0;
     const RowCursors& at = cursors->cursors;
-    if (start < 0 || stop <= start || stop > at.agents) return false;
+    if (start < 0 || stop <= start || stop > at.agents) return 0;
     count = stop - start;
     position = at.positions[start];
-    if (position <= 0 || position + 1 >= at.horizon) return false;
+    if (position <= 0 || position + 1 >= at.horizon) return 0;
     for (int64_t i = start; i < stop; ++i) {
-      if (at.positions[i] != position || at.rows[i] < 0 || at.rows[i] >= at.segments) return false;
+      if (at.positions[i] != position || at.rows[i] < 0 || at.rows[i] >= at.segments) return 0;
     }
     for (int e = 0; e < 5; ++e) {
       PyObject* const entry = PyTuple_GET_ITEM(tuple, kStepEntries[e]);
@@ -210,29 +211,29 @@ struct ActPlan {
         entries[e].ndim = -1;
         continue;
       }
-      if (tensor_kind(entry) != TensorKind::exact) return false;
+      if (tensor_kind(entry) != TensorKind::exact) return 0;
       View& view = entries[e] = read_tensor(kOp, kSourceNames[e], entry);
-      if (view.ndim < 1 || view.shape[0] != count || (e != kObservations && view.ndim != 1)) return false;
+      if (view.ndim < 1 || view.shape[0] != count || (e != kObservations && view.ndim != 1)) return 0;
     }
-    if (refuse_truncated && !none_set(entries[kTruncations])) return false;
+    if (refuse_truncated && !none_set(entries[kTruncations])) return 0;
     for (size_t l = 0; l < sources.size(); ++l) {
       if (sources[l] != kObservations) continue;
       const View &from = entries[kObservations], &to = leaves->views[l];
-      if (from.ndim != to.ndim - 1) return false;
+      if (from.ndim != to.ndim - 1) return 0;
       for (int d = 1; d < from.ndim; ++d) {
-        if (from.shape[d] != to.shape[d + 1]) return false;
+        if (from.shape[d] != to.shape[d + 1]) return 0;
       }
     }
     for (int e = 0; e < 5; ++e) {
-      if (!absent(entries[e]) && !apart_from_written(entries[e])) return false;
+      if (!absent(entries[e]) && !apart_from_written(entries[e])) return 0;
     }
     step = py::reinterpret_borrow<py::object>(given);
     begun = true;
-    return true;
+    return count;
   } catch (const NeedsDispatcher&) {
-    return false;
+    return 0;
   } catch (const Error&) {  // the ordinary way says it in its own words
-    return false;
+    return 0;
   }
 
   bool apart_from_written(const View& read) const {

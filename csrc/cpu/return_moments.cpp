@@ -39,7 +39,7 @@ struct Samples {
 };
 
 template <class T, class Prepare>
-void sum(const ReturnMomentsParams& p, double* sums, const Prepare& prepare) {
+void sum(const ReturnMomentsParams& p, bool counted, double* sums, const Prepare& prepare) {
   const int64_t samples = p.rows * p.columns, blocks = (samples + kMomentsBlock - 1) / kMomentsBlock;
   parallel_blocks(blocks, samples * 4 * static_cast<int64_t>(sizeof(T)), [&](int64_t block) {
     alignas(64) double lanes[kSums][kSumLanes] = {};
@@ -49,7 +49,7 @@ void sum(const ReturnMomentsParams& p, double* sums, const Prepare& prepare) {
       const int64_t count = end - first < kRun ? end - first : kRun;
       run.load(p, first, count);
       prepare(run, count);
-      add_run(run.keep.at, count, lanes[0]);
+      if (!counted) add_run(run.keep.at, count, lanes[0]);
       add_run(run.values.at, count, lanes[1]);
       add_run(run.advantages.at, count, lanes[2]);
     }
@@ -64,10 +64,12 @@ void sum(const ReturnMomentsParams& p, double* sums, const Prepare& prepare) {
 template <class T>
 void run(const ReturnMomentsParams& p) {
   double sums[kSums], squares[kSums];
-  sum<T>(p, sums, [](Samples<T>&, int64_t) {});
+  const bool all = p.valid.data == nullptr;
+  sum<T>(p, all, sums, [](Samples<T>&, int64_t) {});
+  if (all) sums[0] = static_cast<double>(p.rows * p.columns);
   const double share = sums[0] > 1 ? sums[0] : 1;
   const double mean_return = sums[1] / share, mean_advantage = sums[2] / share;
-  sum<T>(p, squares, [&](Samples<T>& run, int64_t count) {
+  sum<T>(p, true, squares, [&](Samples<T>& run, int64_t count) {
     run.deviate(count, static_cast<T>(mean_return), static_cast<T>(mean_advantage));
   });
   const double found[kMoments] = {sums[0], mean_return, squares[1], mean_advantage, squares[2]};

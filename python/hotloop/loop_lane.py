@@ -10,6 +10,8 @@ last bit those of `DirectActing`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,16 @@ _SOURCES = {
 }
 
 
+def _acting_mode(inference: bool) -> Callable[[], Any]:
+    """What makes the context that a policy acts in."""
+    if not inference:
+        return torch.no_grad
+    bare = getattr(
+        torch._C, "_InferenceMode", None
+    )  # what torch.inference_mode wraps, in several calls a step
+    return torch.inference_mode if bare is None else partial(bare, True)
+
+
 class RolloutLane:
     """Steps of one rollout. `of` makes it."""
 
@@ -72,7 +84,7 @@ class RolloutLane:
             choices=head.spec.nvec[0] if self._single else None,
             nvec=None if self._single else head.spec.nvec,
         )
-        self._mode = torch.inference_mode() if policy.acts_in_inference_mode else torch.no_grad()
+        self._mode = _acting_mode(policy.acts_in_inference_mode)
         self._known: torch.Tensor | None = None  # observations that the policy takes as they are
         self._open = True
 
@@ -123,7 +135,7 @@ class RolloutLane:
         )
         if not bound:
             return None
-        fetch, send, network, mode = env.get_observations, env.send_actions, self._network, self._mode
+        fetch, send, network, new_mode = env.get_observations, env.send_actions, self._network, self._mode
         begin, finish, empty, int32, clock = plan.begin, plan.finish, np.empty, np.int32, perf_counter
         waited = acted = sent = 0.0
         now = clock()
@@ -132,14 +144,14 @@ class RolloutLane:
                 step = fetch()
                 fetched = clock()
                 waited += fetched - now
-                if not begin(step):
+                agents = begin(step)
+                if not agents:
                     return step
                 observations = step[0]
                 if observations is not self._known:
                     observations = self._checked(observations)
-                agents = len(observations)
                 actions: Any = empty(agents if self._single else (agents, self._choices), int32)
-                with mode:
+                with new_mode():
                     output = network(observations)
                     stored = finish(output, actions)
                 if not stored:
@@ -176,7 +188,7 @@ class RolloutLane:
         unpacked, draws, policy = self._steps.unpack(step), self._draws, self._policy
         window = unpacked.window
         draws.act(window.start, window.stop)
-        with self._mode:
+        with self._mode():
             logits, value = policy._accepted(output, window.agents)
             value, actions, log_prob, _ = policy._drawn(logits, value, all_choices=False)
         draws.set_aside()

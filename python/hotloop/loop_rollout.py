@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -60,7 +61,7 @@ class RolloutTally:
         """One step and the infos that came with it."""
         if infos:
             self.raw_infos.extend(infos)
-            self.info_steps.extend([self._steps] * (len(self.raw_infos) - len(self.info_steps)))
+            self.info_steps.extend(repeat(self._steps, len(self.raw_infos) - len(self.info_steps)))
         self._steps += 1
         self.agent_steps += int(num_steps)
 

@@ -144,7 +144,7 @@ class TrainingLane:
         settings = loss.settings(context.config.advantage)
         limit, count = max_grad_norm_of(losses, max_grad_norm), self._experience.num_minibatches
         statistics = torch.empty(count, len(ops.PPO_STATISTICS), dtype=torch.float64).unbind()
-        network, observations = policy._acting_network(), None
+        network, observations, forget = policy._acting_network(), None, policy._memory_reset()
         ppo: ops.CategoricalPPO | None = None
         sampled += clock() - now
         try:
@@ -153,10 +153,14 @@ class TrainingLane:
                 now = clock()
                 rows.take(mb_idx)
                 ready = clock()
-                policy.reset_memory()
-                if observations is None or rows.views:
+                if forget is not None:
+                    forget()
+                if observations is None or rows.views:  # else in the same memory as those before
                     observations = rows.leaves["env_obs"].flatten(0, 1)
-                output = network(policy._checked(observations))
+                    checked = policy._checked(observations)
+                if checked is not observations:
+                    checked = policy._checked(observations)
+                output = network(checked)
                 passed = clock()
                 sampled, forward = sampled + ready - now, forward + passed - ready
                 torch._C._set_grad_enabled(False)

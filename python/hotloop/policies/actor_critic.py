@@ -43,6 +43,11 @@ class ActorCriticBase(nn.Module):
     def reset_memory(self) -> None:
         """Nothing to forget: what the policy remembers, if anything, is kept by the loop."""
 
+    def _memory_reset(self) -> Callable[[], Any] | None:
+        """What `reset_memory` comes down to, for who calls it often; None where that is nothing."""
+        nothing = type(self).reset_memory is ActorCriticBase.reset_memory
+        return None if nothing and "reset_memory" not in vars(self) else self.reset_memory
+
     def _checked(self, obs: Tensor) -> Tensor:
         """Observations ``[n, *obs_shape]`` in the stored dtype; ValueError for another shape."""
         if obs.shape[1:] != self.obs_shape:
@@ -173,6 +178,13 @@ class WrappedActorCritic(ActorCriticPolicy):
         reset = getattr(self.module, "reset_memory", None)
         if callable(reset):
             reset()
+
+    def _memory_reset(self) -> Callable[[], Any] | None:
+        own = type(self).reset_memory is not WrappedActorCritic.reset_memory
+        if own or "reset_memory" in vars(self):
+            return self.reset_memory
+        reset = getattr(self.module, "reset_memory", None)
+        return reset if callable(reset) else None
 
 
 def wrap_actor_critic(
