@@ -129,7 +129,7 @@ def test_the_fused_loss_is_the_separate_ones_with_the_same_names(tmp_path: Path)
 
 
 def test_the_same_bits_at_any_number_of_threads(tmp_path: Path) -> None:
-    """A few epochs of one minibatch each, which is large enough for torch to split sums over it among threads:
+    """Three epochs of one minibatch each, large enough for torch to split sums over it among threads:
     what comes of the first one's gradients shows in the second."""
     wide: dict[str, Any] = {
         "num_envs": 2048,

@@ -21,7 +21,7 @@ struct Block {
 };
 
 // The sums of a head of two choices from one exponential: that of the larger logit is 1. The bits are those of the
-// general way; the difference of a number from itself is NaN where the number is not finite.
+// general way; 0 times a number that is not finite is NaN.
 template <class T>
 void two_choices(bool draw, int64_t rows, Block<T>& b, Columns<T>& x) {
   T* __restrict x0 = x.at[0];
@@ -32,7 +32,7 @@ void two_choices(bool draw, int64_t rows, Block<T>& b, Columns<T>& x) {
   for (int64_t r = 0; r < rows; ++r) {
     const bool second = x1[r] > x0[r];
     const T larger = second ? x1[r] : x0[r], smaller = second ? x0[r] : x1[r];
-    const T shifted = smaller - larger, zero = larger - larger;
+    const T shifted = smaller - larger, zero = larger * T(0);
     const T weight = exponential(shifted), whole = T(1) + zero;
     b.maximum[r] = larger;
     b.sum[r] = static_cast<double>(whole) + static_cast<double>(weight);
