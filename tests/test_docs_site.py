@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -94,6 +96,12 @@ def test_the_plots_show_the_recorded_results() -> None:
     races = json.loads((ROOT / "benchmarks/results/loops.json").read_text())["races"]
     titles = [line for race in races for line in textwrap.wrap(race["job"]["title"], 36)]
     assert [line for line in titles if line not in loops] == []
+
+
+def test_the_table_of_ops_shows_the_recorded_results() -> None:
+    """After new results: python tools/op_figures.py."""
+    command = [sys.executable, str(ROOT / "tools/op_figures.py"), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 def test_pictures_of_pages_exist() -> None:
