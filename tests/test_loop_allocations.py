@@ -172,7 +172,7 @@ def test_a_gather_into_new_memory_would_be_noticed(monkeypatch: pytest.MonkeyPat
 COLUMNS = Counter(
     {
         # Once a rollout: what is a truncated episode's own value.
-        "loop_truncation.py:end_rollout": 2,
+        "loop_truncation.py:end_rollout": 1,
         # Once a minibatch: the gradients that autograd keeps for the backward pass.
         "ops/ppo_loss.py:_allocate": 4,
     }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "move.h"
+#include "stream.h"
 
 namespace hotloop {
 
@@ -81,7 +82,7 @@ class ColumnStage {
   }
 
  private:
-  static constexpr int64_t kColumns = 16, kFewAgents = 256, kNarrowBytes = 32;
+  static constexpr int64_t kColumns = 16, kFewAgents = 256, kNarrowBytes = 32, kAhead = 8;
   struct Narrow {
     size_t leaf;
     int64_t bytes;  // of a column's entry in one row
@@ -115,12 +116,16 @@ class ColumnStage {
   template <int64_t kBytes>
   void spread_leaf(const Narrow& from, char* to, int64_t row_step, const int64_t* rows) const {
     const int64_t bytes = kBytes == 0 ? from.bytes : kBytes;
+    const size_t length = static_cast<size_t>(columns_ * bytes);
+    // A row is put together first: many short stores to a line that is still on its way fill the queue of stores.
+    alignas(64) char row[kColumns * kNarrowBytes];
     for (int64_t i = 0; i < count_; ++i) {
-      char* out = to + rows[i] * row_step;
+      if (i + kAhead < count_) will_write(to + rows[i + kAhead] * row_step, columns_ * bytes);
       const char* in = from.memory.data() + i * bytes;
-      for (int64_t c = 0; c < columns_; ++c, out += bytes, in += from.step) {
-        std::memcpy(out, in, static_cast<size_t>(kBytes == 0 ? bytes : kBytes));
+      for (int64_t c = 0; c < columns_; ++c, in += from.step) {
+        std::memcpy(row + c * bytes, in, static_cast<size_t>(kBytes == 0 ? bytes : kBytes));
       }
+      std::memcpy(to + rows[i] * row_step, row, length);
     }
   }
 

@@ -21,6 +21,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from hotloop.entries import plain_entries
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, StepBuilder, Window
 from hotloop.loop_training import AfterRows, ArrivedColumns, kept
@@ -250,7 +251,8 @@ class RowBoundary:
         rows, linked = self._linked(values.dim())
         memory = self._arrived.memory
         out = [kept(memory, name, values.shape, values.dtype, values.device) for name in ("firsts", "values")]
-        firsts = torch.index_select(self._experience.buffer["values"][:, 0], 0, rows, out=out[0])
+        buffer: Any = plain_entries(self._experience.buffer) or self._experience.buffer
+        firsts = torch.index_select(buffer["values"][:, 0], 0, rows, out=out[0])
         values = torch.where(linked, firsts, values, out=out[1])
         rewards, cuts = self._arrived.compute(self._kept, config, bootstrap)
         return AfterRows(values if values.dim() == 1 else values.mean(dim=-1), rewards, cuts)

@@ -116,12 +116,13 @@ class Arrivals:
     ) -> Tensor:
         """Read the buffer and return its advantages `[S, T]` with importance 1; zeros where it holds no
         `values`, and in the last column without `after`. `config` is an `AdvantageConfig`."""
-        values = _values(buffer)
+        entries: Any = plain_entries(buffer) or buffer
+        values = _values(entries)
         if values is None:
             self._arrived.forget()
             return self._take("advantages", buffer, torch.float32).zero_()
         rewards, cuts = self._arrived.compute(buffer, config, bootstrap)
-        valid = buffer.get("valid", None)
+        valid = entries.get("valid", None)
         importance = self._take("importance", buffer, values.dtype)
         if valid is None:
             importance.fill_(1.0)
@@ -410,7 +411,7 @@ def uses_delta_lambda(losses: Mapping[str, Any], context: ComponentContext) -> b
     return update == "gtd_lambda" and gate_allows(critic, "train", context)
 
 
-def _values(data: TensorDictBase) -> Tensor | None:
+def _values(data: TensorDictBase | Mapping[Any, Tensor]) -> Tensor | None:
     """Stored values `[*, T]`, several heads averaged."""
     values: Tensor | None = data.get("values", None)
     return values if values is None or values.dim() == 2 else values.mean(dim=-1)

@@ -23,6 +23,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from hotloop.devices import moved
+from hotloop.entries import plain_entries
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, StepBuilder
 
@@ -153,7 +154,7 @@ class TruncationValues:
         """After the last step: under ``next_step`` the values of final observations are in the buffer."""
         if not self.final_value_is_own:
             return
-        buffer = self._experience.buffer
-        values, truncateds = buffer["values"], buffer["truncateds"]
+        buffer: Any = plain_entries(self._experience.buffer) or self._experience.buffer
+        values, out = buffer["values"], buffer["truncation_values"]
         values = values if values.dim() == 2 else values.mean(dim=-1)
-        buffer["truncation_values"].copy_(torch.where(truncateds > 0, values, 0.0))
+        torch.where(buffer["truncateds"] > 0, values.to(out.dtype), out.new_zeros(()), out=out)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.devices import in_host_memory
 from hotloop.losses.ranks import global_moments, join_moments, several_ranks
 
 
@@ -146,7 +147,7 @@ def explained_variance_by(values: Tensor, advantages: Tensor, valid: Tensor | No
     if values.dim() != 2 or not all(x.is_cpu for x in tensors):
         return explained_variance(values, advantages + values, valid)
     moments = ops.return_moments(values, advantages, valid)
-    if several_ranks():
+    if several_ranks() or not in_host_memory(values.device):
         return _explained(moments[0], moments[1::2], moments[2::2])
     _, _, total, _, residual = moments.tolist()
     return 0.0 if total == 0.0 else 1.0 - residual / total

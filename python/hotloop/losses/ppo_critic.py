@@ -10,7 +10,7 @@ from pydantic import Field
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from hotloop.entries import flat_tensordict
+from hotloop.entries import flat_tensordict, plain_entries
 from hotloop.losses import formulas
 from hotloop.losses.base import ExperienceSpec, Loss, LossConfig, valid_mask
 from hotloop.spec import Key
@@ -161,7 +161,11 @@ class PPOCritic(Loss):
             return
         if not isinstance(advantages, Tensor):
             advantages = advantages.data  # NonTensorData
-        buffer = self.replay.buffer
+        buffer: Any = plain_entries(self.replay.buffer) or self.replay.buffer
         variance = formulas.explained_variance_by(buffer["values"], advantages, valid_mask(buffer))
-        self.track("explained_variance", variance)
+        if isinstance(variance, float):
+            means = torch.tensor([variance, 1.0], dtype=torch.float64)
+            self.loss_tracker.add_means(("explained_variance",), means, (1.0,))
+        else:
+            self.track("explained_variance", variance)
         self._explained = True
