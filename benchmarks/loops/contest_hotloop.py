@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig
+from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig, RolloutResult
 from hotloop.context import AdvantageConfig, SamplingConfig
 from hotloop.losses import ppo_losses
 from hotloop.optim import Adam
@@ -98,10 +98,13 @@ class Hotloop(Contestant):
     def epoch(self) -> None:
         context = self.context
         self.loop.on_epoch_start(context)
-        rollout = self.loop.rollout_phase(self.env, context)
-        context.record_rollout(rollout.agent_steps)
+        self._note(self.loop.rollout_phase(self.env, context))
         _, epochs = self.loop.training_phase(context, self.job.update_epochs, HYPER.max_grad_norm)
         context.advance_epoch(epochs)
+
+    def _note(self, rollout: RolloutResult) -> None:
+        # Thousands of infos are read and let go while they are in the cache: training empties it.
+        self.context.record_rollout(rollout.agent_steps)
         self._returns.extend(info["episode_return"] for info in rollout.raw_infos)
 
     def take_returns(self) -> list[float]:
