@@ -257,6 +257,33 @@ def test_pip_gets_a_wheel_and_an_environment(tmp_path: Path, monkeypatch: pytest
     assert outcomes[1].where.endswith("an environment of its own")
 
 
+@pytest.mark.parametrize(
+    ("name", "found"), [(None, "checkout"), ("layered", "checkout"), ("fresh", "nowhere")]
+)
+def test_which_programs_are_found(tmp_path: Path, name: str | None, found: str) -> None:
+    """In a fresh environment a program of the checkout's would hide that pip installed none."""
+    root = a_checkout(tmp_path, "")
+    program = root / ".venv/bin/hotloop-program"
+    program.write_text("#!/bin/sh\necho checkout\n")
+    program.chmod(0o755)
+    reader = running.Reader(running.Workplace(root, tmp_path / "scratch", 60), "p.md", [])
+    reader.venv = None if name is None else reader.folder / name
+    code, _ = reader._shell("hotloop-program 2>/dev/null || echo nowhere", tmp_path)
+    assert code == 0
+    assert (tmp_path / "scratch/command.log").read_text() == f"{found}\n"
+
+
+def test_a_command_does_not_see_what_this_run_was_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MAKEFLAGS", "MAKELEVEL", "PYTHONPATH", "DOCS_ARGS", "PIP_ARGS"):
+        monkeypatch.setenv(name, "x")
+    told = running.Workplace(tmp_path, tmp_path, 60).environment()
+    assert not {"MAKEFLAGS", "MAKELEVEL", "PYTHONPATH", "DOCS_ARGS"} & set(told)
+    assert told["PIP_ARGS"] == "x"  # which is where torch comes from
+    assert told["PATH"].startswith(f"{tmp_path}/.venv/bin:")
+
+
 def test_what_is_presumed_is_installed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = running.Workplace(a_checkout(tmp_path, ""), tmp_path / "scratch", 60)
     monkeypatch.setattr(running.Workplace, "has", lambda self, module: module == "mettagrid")
@@ -277,7 +304,9 @@ def test_what_is_presumed_is_installed_first(tmp_path: Path, monkeypatch: pytest
     assert place.set_up[0]["exit_code"] == 2
 
 
-def test_nothing_is_left_out_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_out_silently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = "```\nA=1\nmake ok\nmake bad\nmake docs-serve\n```\n"
     code, entries = run(tmp_path, monkeypatch, page, "--skip", "bad")
     assert code == 0
@@ -288,6 +317,17 @@ def test_nothing_is_left_out_silently(tmp_path: Path, monkeypatch: pytest.Monkey
     _, entries = run(tmp_path, monkeypatch, page, "--only", "nothing")
     assert entries["A=1"]["outcome"] == "passed"  # later lines may need it
     assert entries["make ok"]["reason"] == "left out by --only"
+    (tmp_path / "checkout/docs").mkdir()
+    (tmp_path / "checkout/docs/a.md").write_text("```\nmake ok\n```\n")
+    capsys.readouterr()
+    run(tmp_path, monkeypatch, page, "--pages", "docs/a.md")
+    record = json.loads((tmp_path / "checkout" / run_docs_commands.RECORD).read_text())
+    assert [entry["outcome"] for entry in record["commands"]] == [*["not run"] * 4, "passed"]
+    told = capsys.readouterr().out
+    assert told.count("docs/a.md") == 2  # while it runs, and in the table
+    assert "make bad" not in told
+    assert "5 commands: 1 passed, 4 not run; 0 stale; " in told
+    assert "not shown: 3 left out by --pages" in told
     with pytest.raises(SystemExit, match=r"no page docs/none\.md; there are README\.md"):
         run(tmp_path, monkeypatch, page, "--pages", "docs/none.md")
 
@@ -322,6 +362,7 @@ def test_the_table_and_the_list(
     assert "exit code 2" in told
     assert "serves until it is stopped" in told
     assert "changed new.txt" in told
+    assert "not shown" not in told
     assert run_docs_commands.main(["--list"]) == 0
     assert capsys.readouterr().out == (
         "README.md:2: make bad\nREADME.md:3: make docs-serve   (not run: serves until it is stopped)\n"

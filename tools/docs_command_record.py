@@ -22,6 +22,7 @@ from docs_command_runner import Outcome
 from docs_commands import Statement
 
 FORMAT = 1
+BY_PAGES = "left out by --pages"  # not in the table, which would be as long as that of all pages
 Entry = dict[str, Any]
 COLOURS = {"passed": "green", "failed": "bold red", "timed out": "bold red", "not run": "yellow"}
 
@@ -130,14 +131,15 @@ def _note(entry: Entry) -> str:
 def show(entries: Sequence[Entry], console: Console) -> None:
     table = Table("where", "command", "outcome", "seconds", "note", box=None, header_style="bold")
     table.columns[3].justify = "right"
-    for entry in entries:
+    hidden = [entry for entry in entries if entry.get("reason") == BY_PAGES]
+    for entry in (entry for entry in entries if entry not in hidden):
         colour = COLOURS[entry["outcome"]]
         table.add_row(
             f"{entry['page']}:{entry['line']}", escape(entry["command"]), f"[{colour}]{entry['outcome']}[/]",
             f"{entry['seconds']:.1f}" if "seconds" in entry else "", escape(_note(entry)),
         )  # fmt: skip
     console.print(table)
-    console.print(total(entries))
+    console.print(total(entries) + (f"; not shown: {len(hidden)} {BY_PAGES}" if hidden else ""))
 
 
 def total(entries: Sequence[Entry]) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import re
 import shutil
@@ -65,7 +66,7 @@ def clone(folder: Path, source: Path = ROOT) -> Path:
 def left_out(statement: Statement, options: argparse.Namespace) -> str | None:
     """Which option leaves a statement out; never an assignment, which later lines need."""
     if options.pages and statement.page not in options.pages:
-        return "left out by --pages"
+        return records.BY_PAGES
     if statement.assignment:
         return None
     if options.only and not re.search(options.only, statement.text):
@@ -98,6 +99,7 @@ def run_all(
             "usable_cores": usable_cores(),
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.release()}",
+            "environment": {n: os.environ[n] for n in ("OMP_NUM_THREADS",) if n in os.environ},
         },
         "in": "the checkout" if options.clone is None else "a clone",
         "limit_seconds": options.limit,
