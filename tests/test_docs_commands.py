@@ -286,6 +286,7 @@ def test_a_command_does_not_see_what_this_run_was_started_with(
 
 def test_what_is_presumed_is_installed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = running.Workplace(a_checkout(tmp_path, ""), tmp_path / "scratch", 60)
+    place.commit = "abc"
     monkeypatch.setattr(running.Workplace, "has", lambda self, module: module == "mettagrid")
     monkeypatch.setattr(running.Reader, "_make_venv", lambda self, fresh: None)
     ran: list[str] = []
@@ -301,7 +302,7 @@ def test_what_is_presumed_is_installed_first(tmp_path: Path, monkeypatch: pytest
     assert [entry["command"] for entry in place.set_up] == [
         "make environments"
     ]  # fails: this Makefile has none
-    assert place.set_up[0]["exit_code"] == 2
+    assert (place.set_up[0]["exit_code"], place.set_up[0]["commit"]) == (2, "abc")
 
 
 def test_nothing_is_left_out_silently(

@@ -121,8 +121,9 @@ def run_shell(
 class Workplace:
     """The checkout that commands are run from, a folder for everything else, and what is shared by pages."""
 
-    def __init__(self, root: Path, scratch: Path, limit: float) -> None:
+    def __init__(self, root: Path, scratch: Path, limit: float, commit: str = "") -> None:
         self.root, self.scratch, self.limit = root.resolve(), scratch.resolve(), limit
+        self.commit = commit  # for the record of what is set up
         self.venv = self.root / ".venv"
         self.set_up: list[dict[str, object]] = []
         self._wheels: Path | None = None
@@ -147,6 +148,7 @@ class Workplace:
             self.prepare(SET_UP, "the environment that commands presume")
 
     def prepare(self, command: str, reason: str) -> None:
+        print(f"  set-up ({reason}): {command}", flush=True)
         log = self.scratch / "set-up.log"
         code, seconds = run_shell(command, self.root, self.environment(), self.limit, log)
         done: dict[str, object] = {
@@ -154,7 +156,9 @@ class Workplace:
             "reason": reason,
             "exit_code": code,
             "seconds": round(seconds, 1),
+            "commit": self.commit,
         }
+        print(f"  set-up ended with {code} after {seconds:.1f} s", flush=True)
         self.set_up.append(done if code == 0 else {**done, "output": self.tail(log)})
 
     def has(self, module: str) -> bool:

@@ -87,9 +87,9 @@ def run_all(
     root: Path, scratch: Path, statements: Sequence[Statement], options: argparse.Namespace
 ) -> list[records.Entry]:
     """Runs them and writes the record after each."""
-    place = Workplace(root, scratch, options.limit)
     record = options.json or ROOT / RECORD
     commit = records.commit_of(root, apart_from=record)
+    place = Workplace(root, scratch, options.limit, commit)
     earlier = records.read(record) if options.merge else {"commands": []}
     head: dict[str, Any] = {
         "commit": commit,
