@@ -302,6 +302,8 @@ def test_what_is_presumed_is_installed_first(tmp_path: Path, monkeypatch: pytest
     assert [entry["command"] for entry in place.set_up] == [
         "make environments"
     ]  # fails: this Makefile has none
+    place.prepare(f"ls {place.scratch}", "a test")
+    assert place.set_up[1]["command"] == "ls <scratch>"
     assert (place.set_up[0]["exit_code"], place.set_up[0]["commit"]) == (2, "abc")
 
 

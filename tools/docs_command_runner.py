@@ -152,7 +152,7 @@ class Workplace:
         log = self.scratch / "set-up.log"
         code, seconds = run_shell(command, self.root, self.environment(), self.limit, log)
         done: dict[str, object] = {
-            "command": command,
+            "command": command.replace(str(self.scratch), "<scratch>"),
             "reason": reason,
             "exit_code": code,
             "seconds": round(seconds, 1),
