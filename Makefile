@@ -14,6 +14,8 @@ FUZZ_SEED ?= 0
 SOAK_SECONDS ?= 600
 # Of make faults: names, or --quick.
 FAULTS_ARGS ?=
+# Of make docs-commands: such as --clone DIR, --pages README.md, --only, --skip, --merge, --list.
+DOCS_ARGS ?=
 # For pip, such as an index of CPU builds of torch where there is no GPU (they are much smaller).
 PIP_ARGS ?=
 
@@ -28,7 +30,7 @@ RUNNER := $(wildcard tests/cuda_host/*) $(wildcard tests/portability/*)
 
 DOCS := .venv-docs
 
-.PHONY: help docs docs-serve train test test-gpu bench-gpu bench bench-loops bench-tests instructions lint format tidy coverage isa-check cuda-gate \
+.PHONY: help docs docs-serve docs-commands train test test-gpu bench-gpu bench bench-loops bench-tests instructions lint format tidy coverage isa-check cuda-gate \
   sanitize sanitize-threads faults profile-cost portability fuzz fuzz-atheris soak wheels test-wheels wheel-check peers \
   test-peers bench-integrations environments clean distclean
 .NOTPARALLEL:
@@ -60,6 +62,7 @@ help:
 	@echo "make profile-cost what hotloop.profile() costs, in instructions (needs valgrind)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make docs         the documentation as a site, into build/site; make docs-serve shows it while it is edited"
+	@echo "make docs-commands run every command that the documentation shows, hours; results in benchmarks/results/ (DOCS_ARGS=...)"
 	@echo "make peers        install what tests marked peers compare with, and run those"
 	@echo "make test-peers   install each trainer that hotloop slips into beside .venv, train it with and without (HOSTS=...)"
 	@echo "make bench-integrations  the same, timed in turn                          (BENCH_ARGS=...)"
@@ -161,6 +164,9 @@ docs: $(DOCS)/.installed
 
 docs-serve: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve $(ARGS)
+
+docs-commands: $(VENV)/.extra-test $(VENV)/.native
+	$(BIN)/python tools/run_docs_commands.py $(DOCS_ARGS)
 
 $(DOCS)/.installed: requirements/docs.txt
 	$(PYTHON) -m venv $(DOCS)

@@ -1,4 +1,7 @@
-"""What the pages show runs: Python blocks as they stand, commands as far as their names and options exist."""
+"""What the pages show runs: Python blocks as they stand, commands as far as their names and options exist.
+
+`make docs-commands` runs the commands themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,24 @@ from pathlib import Path
 
 import pytest
 
-from docs_blocks import Block, blocks_of
 from hotloop.integrations import HOSTS, find_host
 
 ROOT = Path(__file__).parent.parent
-TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
-PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from docs_blocks import Block, blocks_of  # noqa: E402
+from docs_commands import documented, is_command, pages_of, reason_not_to_run  # noqa: E402
+
+PAGES = pages_of(ROOT)
 PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks_of(page.read_text()))]
-# Fenced without a language: commands, output, or drawings of text.
-COMMAND = re.compile(
-    r"^(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(hotloop|make|pip|python|python3|torchrun|\.ci/run|tools/\S+)(?: |$)"
-)
+# But patterns, such as `hotloop train --env-backend NAME`, and names of programs.
+DOCUMENTED = [s for s in documented(ROOT) if reason_not_to_run(s, gpu=True, in_place=False) is None]
+COMMANDS = [
+    (statement.where, line)
+    for statement in DOCUMENTED
+    for line in map(str.strip, statement.text.split("&&"))
+    if is_command(line)
+]
 
 
 def page_id(page: Path) -> str:
@@ -64,7 +74,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     if python == sys.executable and missing:
         pytest.skip(f"needs {', '.join(missing)}: make test-peers")
     # a process of its own, whose PYTHONPATH leads here: it may be another environment's Python
-    paths = [str(Path(__file__).parent), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT / "tools"), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [python, "-m", "docs_blocks", str(page)],
         cwd=tmp_path,
@@ -74,22 +84,6 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": os.pathsep.join(paths)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def commands_of(page: Path) -> list[tuple[str, str]]:
-    """Where, and each command, with lines that end in a backslash joined and comments dropped."""
-    found = []
-    for block in blocks_of(page.read_text()):
-        if block.language in ("", "bash", "sh", "console", "shell"):
-            text = re.sub(r"\\\n\s*", " ", block.code)
-            for line in re.split(r"\n|&&", text):
-                line = line.strip().removeprefix("$ ")
-                if COMMAND.match(line) and not re.match(r"hotloop \w+: ", line):  # what it answers
-                    found.append((f"{page_id(page)}:{block.line}", line.split(" #")[0].strip()))
-    return found
-
-
-COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 
 @cache
@@ -162,6 +156,9 @@ def check_command(line: str) -> str | None:
     if name == "torchrun":
         assert rest.index("-m") == rest.index("hotloop") - 1, rest
         return check_hotloop(rest[rest.index("hotloop") + 1 :])
+    if name == "pytest":
+        paths = [word for word in rest if "/" in word]
+        return next((f"no file {path}" for path in paths if not (ROOT / path).exists()), None)
     if name == "hotloop":
         return check_hotloop([word for word in rest if not word.startswith("$")])
     return None if (ROOT / name).exists() else f"no file {name}"
@@ -177,7 +174,7 @@ def test_commands_exist(where: str, line: str) -> None:
     [
         "hotloop tarin --seed 1", "hotloop train --sead 1", "make tests-everything",
         "pip install 'hotloop[trian]'", "python tools/no_such.py", "python -m benchmarks.nothing",
-        "torchrun --nproc-per-node 2 -m hotloop train --no-such 1",
+        "torchrun --nproc-per-node 2 -m hotloop train --no-such 1", "pytest benchmarks/bench_nothing.py -s",
     ],
 )  # fmt: skip
 def test_a_wrong_command_is_seen(line: str) -> None:
@@ -191,4 +188,4 @@ def test_the_blocks_are_found() -> None:
         Block("python", 3, "x = 1\n"), Block("python", 9, "if x:\n    y = 2\n"), Block("", 14, "make test\n"),
     ]  # fmt: skip
     assert len(PYTHON_PAGES) >= 7
-    assert len(COMMANDS) >= 40
+    assert len(COMMANDS) >= 90

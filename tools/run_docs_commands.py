@@ -1,0 +1,184 @@
+"""Runs every command that README, CONTRIBUTING, SECURITY and docs show, and records what each came to.
+
+Page by page, in order, each page in a scratch folder of its own, with the programs of the checkout's .venv in
+front: what one line leaves (`runs/mine`, a variable) the next one finds. Commands of the checkout (`make`,
+tools) run in it. `pip install hotloop` runs in an environment that is thrown away, with a wheel built here.
+What is not run is listed with the reason; commands that rewrite committed files are run in a clone alone.
+
+The record is benchmarks/results/docs_commands.json. The exit code is 1 where a command failed.
+
+usage: python tools/run_docs_commands.py [--clone DIR] [--pages README.md ...] [--only REGEX] [--skip REGEX]
+                                         [--merge] [--list]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+import docs_command_record as records
+from docs_command_runner import Reader, Workplace
+from docs_commands import Statement, documented, pages_of, reason_not_to_run
+from hotloop.bench.machine import processor_name, usable_cores
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = Path("benchmarks/results/docs_commands.json")
+LIMIT_SECONDS = 3600.0
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def clone(folder: Path, source: Path = ROOT) -> Path:
+    """A clone of the checkout at its commit; one that is there is brought up to it, its .venv kept."""
+
+    def git(*arguments: str, where: Path = folder) -> str:
+        command = ["git", "-C", str(where), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    if folder.exists() and any(folder.iterdir()):
+        origin = git("remote", "get-url", "origin") if (folder / ".git").exists() else "no repository"
+        if origin != str(source):
+            raise SystemExit(f"--clone {folder}: expected a clone of {source}, got {origin}")
+        git("fetch", "-q", "origin", "HEAD")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        git("clone", "-q", "--no-checkout", str(source), str(folder), where=source)
+    git("checkout", "-q", "--force", "--detach", git("rev-parse", "HEAD", where=source))
+    return folder.resolve()
+
+
+def left_out(statement: Statement, options: argparse.Namespace) -> str | None:
+    """Which option leaves a statement out; never an assignment, which later lines need."""
+    if options.pages and statement.page not in options.pages:
+        return records.BY_PAGES
+    if statement.assignment:
+        return None
+    if options.only and not re.search(options.only, statement.text):
+        return "left out by --only"
+    if options.skip and re.search(options.skip, statement.text):
+        return "left out by --skip"
+    return None
+
+
+def reason_of(statement: Statement, options: argparse.Namespace) -> str | None:
+    gpu = shutil.which("nvidia-smi") is not None
+    return reason_not_to_run(statement, gpu=gpu, in_place=options.clone is None) or left_out(
+        statement, options
+    )
+
+
+def run_all(
+    root: Path, scratch: Path, statements: Sequence[Statement], options: argparse.Namespace
+) -> list[records.Entry]:
+    """Runs them and writes the record after each."""
+    record = options.json or ROOT / RECORD
+    commit = records.commit_of(root, apart_from=record)
+    place = Workplace(root, scratch, options.limit, commit)
+    earlier = records.read(record) if options.merge else {"commands": []}
+    head: dict[str, Any] = {
+        "commit": commit,
+        "date": now(),
+        "machine": {
+            "processor": processor_name(),
+            "usable_cores": usable_cores(),
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.release()}",
+            "environment": {n: os.environ[n] for n in ("OMP_NUM_THREADS",) if n in os.environ},
+        },
+        "in": "the checkout" if options.clone is None else "a clone",
+        "limit_seconds": options.limit,
+    }
+    entries = [records.entry_not_run(s, reason_of(s, options) or "not reached") for s in statements]
+    merged = records.merge(entries, earlier["commands"], commit)
+    reader: Reader | None = None
+    page = ""
+    try:
+        for index, statement in enumerate(statements):
+            if reason_of(statement, options) is not None:
+                continue
+            if reader is None or statement.page != page:
+                if reader is not None:
+                    reader.leave()
+                page = statement.page
+                reader = Reader(place, page, [other for other in statements if other.page == page])
+            print(f"{statement.where}: {statement.text}", flush=True)
+            outcome = reader.run(statement)
+            print(f"  {outcome.outcome} in {outcome.seconds:.1f} s", flush=True)
+            print("".join(f"  | {line}\n" for line in outcome.output), end="", flush=True)
+            entries[index] = records.entry_run(statement, outcome, commit, now())
+            merged = records.merge(entries, earlier["commands"], commit)
+            records.write(record, {**head, "set_up": [*earlier.get("set_up", []), *place.set_up]}, merged)
+    finally:
+        if reader is not None:
+            reader.leave()
+        records.write(record, {**head, "set_up": [*earlier.get("set_up", []), *place.set_up]}, merged)
+    return merged
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="run_docs_commands.py", description=(__doc__ or "").partition("\n")[0]
+    )
+    made.add_argument("--pages", nargs="+", metavar="PAGE", help="such as README.md docs/trainer.md")
+    made.add_argument("--only", metavar="REGEX", help="commands in which this is found")
+    made.add_argument("--skip", metavar="REGEX", help="not those in which this is found")
+    made.add_argument(
+        "--merge", action="store_true", help="keep what an earlier call ran and this one does not"
+    )
+    made.add_argument("--list", action="store_true", help="list the commands, run nothing")
+    made.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds a command may take")
+    made.add_argument("--clone", type=Path, metavar="DIR", help="run in a clone of HEAD there, not in place")
+    made.add_argument("--json", type=Path, help=f"the record (default: {RECORD})")
+    return made
+
+
+def stop(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    root = ROOT if options.clone is None or options.list else clone(options.clone)
+    known = [str(path.relative_to(root)) for path in pages_of(root)]
+    if unknown := [page for page in options.pages or () if page not in known]:
+        raise SystemExit(f"--pages: no page {', '.join(unknown)}; there are {', '.join(known)}")
+    statements = documented(root)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if options.list:
+        for statement in statements:
+            reason = reason_of(statement, options)
+            print(f"{statement.where}: {statement.text}" + (f"   (not run: {reason})" if reason else ""))
+        return 0
+    if options.clone is not None and records.commit_of(ROOT, apart_from=ROOT / RECORD).endswith("+"):
+        print("the clone has the last commit, without the changes that are not committed")
+    signal.signal(signal.SIGTERM, stop)
+    scratch = Path(tempfile.mkdtemp(prefix="docs-commands-"))
+    try:
+        entries = run_all(root, scratch, statements, options)
+    except KeyboardInterrupt:
+        print("stopped; the record has what was run: go on with --merge and --skip")
+        return 130
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    records.show(entries, console)
+    return int(bool(records.failures(entries)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
