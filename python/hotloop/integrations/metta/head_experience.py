@@ -71,7 +71,7 @@ class Experience(SegmentedExperience):
 
     # Storing
 
-    def _keys_to_store(self) -> list[Key]:
+    def _keys_to_store(self, anew: bool = False) -> list[Key]:
         return self._store_keys
 
     @property

@@ -18,7 +18,7 @@ from hotloop.integrations.metta import steps
 from hotloop.integrations.metta.advantage import compute_advantage
 from hotloop.integrations.metta.minibatches import RowBuffer
 from hotloop.integrations.metta.steps import RolloutResult, SliceSteps, StepTemplate
-from hotloop.integrations.metta.storage import SegmentedExperience, entry_names, leaf_keys
+from hotloop.integrations.metta.storage import SegmentedExperience, leaf_keys
 from hotloop.integrations.metta.training import TrainingLoop
 from hotloop.integrations.metta.windows import Window
 from hotloop.loop_stage import Column
@@ -55,7 +55,7 @@ class Experience(SegmentedExperience):
             total_agents, batch_size, bptt_horizon, minibatch_size, max_minibatch_size, experience_spec,
             device, copy=copy,
         )  # fmt: skip
-        self._stored_names: set[str] = set()
+        self._stored_count = 0
         self._stored_keys: list[Key] = []
         if not self._minibatches.copies:
             buffer = RowBuffer({}, batch_size=self.buffer.batch_size, device=self.device)
@@ -73,11 +73,14 @@ class Experience(SegmentedExperience):
         """int32 [A], live: the column that each agent writes next."""
         return self._positions
 
-    def _keys_to_store(self) -> list[Key]:
-        """Whatever the buffer holds now: losses may add entries."""
-        names = entry_names(self.buffer)
-        if names != self._stored_names:
-            self._stored_names, self._stored_keys = set(names), leaf_keys(self.buffer)
+    def _keys_to_store(self, anew: bool = False) -> list[Key]:
+        """Whatever the buffer holds now: losses may add entries. As many as before, all of which are found,
+        are the same ones."""
+        buffer = self.buffer
+        entries = getattr(buffer, "_tensordict", None)
+        count = len(buffer.keys() if entries is None else entries)
+        if anew or count != self._stored_count:
+            self._stored_count, self._stored_keys = count, leaf_keys(buffer)
         return self._stored_keys
 
     def stats(self) -> dict[str, float]:
