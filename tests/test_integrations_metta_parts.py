@@ -385,10 +385,13 @@ def test_rollouts_without_actions_or_steps_are_refused() -> None:
 
 def test_actions_of_several_numbers_are_refused_at_head() -> None:
     loop = head.CoreTrainingLoop.__new__(head.CoreTrainingLoop)
+    context = SimpleNamespace(config=metta_double.config(2), state=SimpleNamespace(avg_reward=torch.zeros(2)))
+    made = SimpleNamespace(window=None, entries={"reward_baseline": torch.zeros(2)})
+    td = TensorDict({"actions": torch.zeros(2, 1), "rewards": torch.zeros(2)}, (2,))
     with pytest.raises(
         ValueError, match=r"'actions' must be \[n\], a discrete one for each agent, got \[2, 1\]"
     ):
-        loop._remember(torch.zeros(2, 1), None)
+        loop._finish(td, made, context)
 
 
 def test_ratios_are_clamped_and_keep_their_graph() -> None:

@@ -29,6 +29,7 @@ from hotloop.ops.sample_segments import sample_segments
 from hotloop.ops.scale_pixels import scale_pixels
 from hotloop.ops.scatter import scatter_
 from hotloop.ops.stage_plan import StagePlan
+from hotloop.ops.step_end_plan import StepEndPlan
 from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
 from hotloop.ops.summary import AdvantageSummary
@@ -48,6 +49,7 @@ __all__ = [
     "RowCursors",
     "SamplePlan",
     "StagePlan",
+    "StepEndPlan",
     "StorePlan",
     "adam_",
     "categorical_evaluate",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
@@ -21,7 +20,7 @@ from hotloop.integrations.metta.head_experience import Experience
 from hotloop.integrations.metta.steps import RolloutResult, SliceSteps, StepTemplate
 from hotloop.integrations.metta.storage import spec_keys
 from hotloop.integrations.metta.training import TrainingLoop
-from hotloop.integrations.metta.windows import Array, Window
+from hotloop.integrations.metta.windows import Window
 from hotloop.loop_stage import Column
 from hotloop.loop_training import (
     add_unused_outputs,
@@ -108,11 +107,9 @@ class CoreTrainingLoop(TrainingLoop):
                 context.training_env_id = env_slice
                 for loss in losses.values():
                     loss.rollout(td, context)
-            self._center_rewards(td, made, context)
-            actions = steps.acted(td)
-            array = self._remember(actions, window)
+            actions = self._finish(td, made, context)
             with stopwatch("_rollout.send"):
-                steps.send(env, actions, array)
+                steps.send(env, actions)
             if infos:
                 raw_infos.extend(infos)
             agent_steps += num_steps
@@ -129,42 +126,34 @@ class CoreTrainingLoop(TrainingLoop):
         constants = {
             "training_env_ids": window.ids,
             # Views: they show what `store` makes of the trackers.
-            "row_id": window.of("row_id", experience.row_slot_ids).view,
-            "t_in_row": window.of("t_in_row", experience.t_in_row).view,
+            "row_id": window.of("row_id", experience.row_slot_ids),
+            "t_in_row": window.of("t_in_row", experience.t_in_row),
         }
         return SliceSteps(template, window, constants, self._memory)
 
-    def _center_rewards(self, td: TensorDictBase, made: SliceSteps, context: Any) -> None:
-        """Move the agents' average reward; `reward_centering.enabled` is not looked at, as in Metta."""
-        average = context.state.avg_reward
-        beta = float(context.config.advantage.reward_centering.beta)
-        part = made.window.of("average", average)
-        rewards: Tensor = td["rewards"]
-        numbers = [steps.as_array(rewards), made.arrays.get("reward_baseline"), part.array]
-        if all(array is not None and array.dtype == np.float32 for array in numbers):
-            array, baseline, out = numbers
-            with np.errstate(all="ignore"):
-                np.subtract(array, baseline, out=out)
-                np.multiply(out, np.float32(beta), out=out)
-                np.add(out, baseline, out=out)
-        else:
-            if rewards.requires_grad:
-                rewards = rewards.detach()
-            if rewards.dtype != torch.float32:
-                rewards = rewards.float()
-            baseline = made.entries["reward_baseline"]
-            torch.add(torch.sub(rewards, baseline).mul_(beta), baseline, out=part.view)
-        context.state.avg_reward = average
+    def _finish(self, td: TensorDictBase, made: SliceSteps, context: Any) -> Tensor:
+        """Move the agents' average reward, and remember their actions, which are returned.
 
-    def _remember(self, actions: Tensor, window: Window) -> Array | None:
+        `reward_centering.enabled` is not looked at, as in Metta.
+        """
+        window, average = made.window, context.state.avg_reward
+        beta = float(context.config.advantage.reward_centering.beta)
+        rewards, baseline = td["rewards"], made.entries["reward_baseline"]
+        actions = steps.acted(td)
         if actions.dim() != 1:
             raise ValueError(
                 f"{steps.WHERE}: 'actions' must be [n], a discrete one for each agent, got "
                 f"{list(actions.shape)}"
             )
-        if self.last_action.device != actions.device:
-            self.last_action = self.last_action.to(actions.device)
-        return steps.remember(window.of("last_action", self.last_action, 0), actions)
+        if not steps.finished(window, self.last_action, actions, average, rewards, baseline, beta):
+            rewards = rewards.detach().to(torch.float32)
+            moved = torch.sub(rewards, baseline).mul_(beta)
+            torch.add(moved, baseline, out=window.of("average", average))
+            if self.last_action.device != actions.device:
+                self.last_action = self.last_action.to(actions.device)
+            window.of("last_action", self.last_action, 0).copy_(actions.detach())
+        context.state.avg_reward = average
+        return actions
 
     # Training
 

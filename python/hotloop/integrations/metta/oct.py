@@ -161,8 +161,9 @@ class CoreTrainingLoop(TrainingLoop):
                 loss.rollout(td, context)
             actions = steps.acted(td)
             assert self.last_action is not None, "_last_actions makes it"
-            array = steps.remember(window.of("last_action", self.last_action), actions)
-            steps.send(env, actions, array)
+            if not steps.finished(window, self.last_action, actions):
+                window.of("last_action", self.last_action).copy_(actions.detach())
+            steps.send(env, actions)
             if infos:
                 raw_infos.extend(infos)
             agent_steps += num_steps

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from hotloop import ops
 from hotloop.entries import TensorDictShell
-from hotloop.integrations.metta.windows import Array, Part, Window, as_array
+from hotloop.integrations.metta.windows import Window
 from hotloop.loop_stage import Column, Stage
 
 WHERE = "CoreTrainingLoop.rollout_phase"
+_NOT_AVERAGED = (None, None, None, 0.0)
 
 
 class RolloutResult(BaseModel):
@@ -72,7 +73,7 @@ class StepTemplate:
 class Slot:
     """Host memory for the small entries of one step, and the plan that copies and converts them into it."""
 
-    __slots__ = ("arrays", "entries", "plan", "try_stage")
+    __slots__ = ("entries", "plan", "try_stage")
 
     def __init__(self, columns: Sequence[Column], window: Window) -> None:
         with torch.inference_mode(False):  # it outlives whatever mode this step is made in
@@ -80,7 +81,6 @@ class Slot:
                 column.key: torch.zeros((window.agents, *column.shape), dtype=column.dtype)
                 for column in columns
             }
-        self.arrays: Mapping[Any, Array | None] = {key: as_array(entry) for key, entry in self.entries.items()}
         self.plan = ops.StagePlan(
             {str(key): entry for key, entry in self.entries.items()},
             offsets={str(column.key): window.start for column in columns if column.windowed},
@@ -137,8 +137,7 @@ class SliceSteps:
 
     Attributes:
         last: the last actions of all agents that steps are made with; None before `lay_out`.
-        entries: the small entries of the step made last, which are copies; `arrays`: their memory, where that
-            is host memory.
+        entries: the small entries of the step made last, which are copies.
     """
 
     def __init__(
@@ -147,7 +146,6 @@ class SliceSteps:
         self.window = window
         self.last: Tensor | None = None
         self.entries: Mapping[Any, Tensor] = {}
-        self.arrays: Mapping[Any, Array | None] = {}
         self._device = template.device
         self._all = template.entries(window, constants)
         self._old = template.old(window)
@@ -186,9 +184,9 @@ class SliceSteps:
             slot = ring.next()
             if not slot.try_stage(sources, ()):
                 slot.plan.stage(sources)
-            self.entries, self.arrays = slot.entries, slot.arrays
+            self.entries = slot.entries
             if self._copies:
-                self.entries, self.arrays = {key: entry.clone() for key, entry in slot.entries.items()}, {}
+                self.entries = {key: entry.clone() for key, entry in slot.entries.items()}
         made.update(self.entries)
         for key, old in self._old:
             made[key] = old.clone()
@@ -209,21 +207,19 @@ def acted(td: TensorDictBase) -> Tensor:
     return actions
 
 
-def remember(part: Part, actions: Tensor) -> Array | None:
-    """Keep the actions of a slice as its last ones; their memory as NumPy's, where that can be had."""
-    array, own = as_array(actions), part.array
-    if own is None or array is None or array.dtype != own.dtype or array.shape != own.shape:
-        part.view.copy_(actions.detach() if actions.requires_grad else actions)
-    else:
-        own[...] = array
-    return array
+def finished(window: Window, last: Tensor, actions: Tensor, *averaged: Any) -> bool:
+    """Remember the actions of a slice, and move its average rewards where these, the rewards, the baseline and
+    beta are given. False, and nothing is done, for what the native plan does not take: that is torch's
+    business."""
+    try:
+        return window.end.try_finish(last, actions, *(averaged or _NOT_AVERAGED))
+    except (TypeError, ValueError):
+        return False
 
 
-def send(env: Any, actions: Tensor, array: Array | None) -> None:
-    """Hand the step's actions to the environment; `array`: their memory, where `remember` got it."""
-    if array is None:
-        array = (actions if actions.is_cpu else actions.cpu()).numpy()
-    env.send_actions(array)
+def send(env: Any, actions: Tensor) -> None:
+    """Hand the step's actions to the environment."""
+    env.send_actions((actions if actions.is_cpu else actions.cpu()).numpy())
 
 
 def result(raw_infos: list[dict[str, Any]], agent_steps: int, window: slice | None) -> RolloutResult:

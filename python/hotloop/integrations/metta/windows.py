@@ -4,44 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
-_ARRAYS = frozenset(
-    (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)
-)
-
-
-class Part:
-    """A slice's part of a tensor: `whole[slice]` as a `view`, and its memory as NumPy's `array` where it is
-    host memory.
-
-    NumPy moves the few numbers of a step in a fraction of the time that it takes to find one's way through
-    torch's dispatcher, which a network's pass has driven out of the processor's caches.
-    """
-
-    __slots__ = ("array", "view", "whole")
-
-    def __init__(self, whole: Tensor, view: Tensor) -> None:
-        self.whole = whole
-        self.view = view
-        self.array = as_array(view)
-
-
-def as_array(tensor: Tensor) -> Array | None:
-    """The memory of a tensor as NumPy's; None where there is none, or where autograd should hear of writes."""
-    if type(tensor) is Tensor and tensor.is_cpu and not tensor.requires_grad and tensor.dtype in _ARRAYS:
-        array: Array = tensor.numpy()
-        return array
-    return None
+from hotloop import ops
 
 
 class Window:
-    """What never changes about one slice of agents: `ids` int64 `[n, 1]`, `batch` and `bptt` int64 `[n]`.
+    """What never changes about one slice of agents.
 
-    The tensors are shared by all steps of the slice, as in Metta: do not write into them.
+    Attributes:
+        ids, batch, bptt: int64 `[n, 1]`, `[n]` and `[n]`, shared by all steps of the slice, as in Metta: do not
+            write into them.
+        end: remembers what the slice did.
     """
 
     def __init__(self, env_slice: slice, agent_ids: Tensor, device: torch.device | None) -> None:
@@ -53,16 +28,17 @@ class Window:
         self.ids = ids.to(device=device).unsqueeze(1)
         self.batch = torch.full((self.agents,), self.agents, dtype=torch.int64, device=device)
         self.bptt = torch.ones(self.agents, dtype=torch.int64, device=device)
-        self._parts: dict[str, Part] = {}
+        self.end = ops.StepEndPlan(self.start, self.stop)
+        self._views: dict[tuple[str, int | None], tuple[Tensor, Tensor]] = {}
 
-    def of(self, name: str, tensor: Tensor, column: int | None = None) -> Part:
-        """The slice's part of a tensor `[A, ...]`, or of a column of it: kept for as long as `name` stands
-        for the same tensor."""
-        known = self._parts.get(name)
-        if known is None or known.whole is not tensor:
+    def of(self, name: str, tensor: Tensor, column: int | None = None) -> Tensor:
+        """The slice's part of a tensor `[A, ...]`, or of a column of it: a view, which is kept for as long as
+        `name` stands for the same tensor."""
+        known = self._views.get((name, column))
+        if known is None or known[0] is not tensor:
             view = tensor[self.slice] if column is None else tensor[self.slice, column]
-            known = self._parts[name] = Part(tensor, view)
-        return known
+            known = self._views[name, column] = (tensor, view)
+        return known[1]
 
 
 class Windows:
