@@ -14,6 +14,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from hotloop.entries import set_entries
 from hotloop.integrations.metta import steps
 from hotloop.integrations.metta.advantage import compute_advantage
 from hotloop.integrations.metta.minibatches import RowBuffer
@@ -208,8 +209,7 @@ class CoreTrainingLoop(TrainingLoop):
             )
         # One object for the whole phase: what a loss writes for one minibatch is there in the next.
         shared = self.experience.give_me_empty_md_td()
-        for name in self.losses:
-            shared[name] = self.experience.give_me_empty_md_td()
+        set_entries(shared, {name: self.experience.give_me_empty_md_td() for name in self.losses})
         self._shared = shared
         self._reset_losses()
 

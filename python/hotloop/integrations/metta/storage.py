@@ -236,7 +236,7 @@ class SegmentedExperience:
 
     def give_me_empty_md_td(self) -> TensorDict:
         """An empty TensorDict `[B, T]` on the buffer's device."""
-        return TensorDict({}, batch_size=(self.minibatch_segments, self.bptt_horizon), device=self.device)
+        return self._minibatches.shell({})
 
     def _statistics(self, tracker: str) -> dict[str, float]:
         """Means of what is stored, read with one transfer, and of the tracker where agents are inside a
