@@ -73,7 +73,7 @@ class StepTemplate:
 class Slot:
     """Host memory for the small entries of one step, and the plan that copies and converts them into it."""
 
-    __slots__ = ("entries", "plan", "try_stage")
+    __slots__ = ("_try_stage", "entries", "plan")
 
     def __init__(self, columns: Sequence[Column], window: Window) -> None:
         with torch.inference_mode(False):  # it outlives whatever mode this step is made in
@@ -85,7 +85,14 @@ class Slot:
             {str(key): entry for key, entry in self.entries.items()},
             offsets={str(column.key): window.start for column in columns if column.windowed},
         )
-        self.try_stage = self.plan.try_stage
+        self._try_stage = self.plan.try_stage
+
+    def takes(self, sources: list[Tensor]) -> bool:
+        """Stage them, where they are ordinary tensors in host memory."""
+        try:
+            return self._try_stage(sources, ())
+        except TypeError:
+            return False
 
 
 class StepMemory:
@@ -168,29 +175,30 @@ class SliceSteps:
     ) -> TensorDict:
         """The TensorDict `[n]` of a step. `flags`: what the environment gave for the first columns; `more`:
         the sources of the others, which are on the device."""
-        ring = self._ring
-        sources = [obs, rewards, *flags]
-        for tensor in sources:
-            if ring is None or not tensor.is_cpu:
-                sources = [moved(tensor, self._device) for tensor in sources]
-                break
-        made = self._all.copy()
-        made["env_obs"], made["rewards"] = sources[:2]
-        sources = [*sources[2:], *more]
-        if ring is None:
-            assert self._stage is not None, "lay_out makes it"
-            self.entries = self._stage(sources, ())
+        slot = None if self._ring is None else self._ring.next()
+        if slot is None or not (obs.is_cpu and rewards.is_cpu and slot.takes([*flags, *more])):
+            obs, rewards, *here = (moved(tensor, self._device) for tensor in (obs, rewards, *flags))
+            entries = self._staged(slot, [*here, *more])
         else:
-            slot = ring.next()
-            if not slot.try_stage(sources, ()):
-                slot.plan.stage(sources)
-            self.entries = slot.entries
-            if self._copies:
-                self.entries = {key: entry.clone() for key, entry in slot.entries.items()}
-        made.update(self.entries)
+            entries = slot.entries
+        if self._copies:
+            entries = {key: entry.clone() for key, entry in entries.items()}
+        self.entries = entries
+        made = self._all.copy()
+        made["env_obs"] = obs
+        made["rewards"] = rewards
+        made.update(entries)
         for key, old in self._old:
             made[key] = old.clone()
         return self._shell(made)
+
+    def _staged(self, slot: Slot | None, sources: list[Tensor]) -> Mapping[Any, Tensor]:
+        """The small entries, of sources that are on the device."""
+        if slot is not None:
+            slot.plan.stage(sources)
+            return slot.entries
+        assert self._stage is not None, "lay_out makes it"
+        return self._stage(sources, ())
 
 
 def moved(tensor: Tensor, device: torch.device | None) -> Tensor:
