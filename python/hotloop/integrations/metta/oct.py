@@ -213,6 +213,9 @@ class CoreTrainingLoop(TrainingLoop):
         self._shared = shared
         self._reset_losses()
 
+    def _end_phase(self) -> None:
+        self._shared = None
+
     def _begin_update_epoch(self, context: Any) -> None:
         return
 

@@ -231,8 +231,9 @@ class SegmentedExperience:
 
     def reset_importance_sampling_ratios(self) -> None:
         """Set the buffer's `ratio` to 1, where it has one."""
-        if "ratio" in self.buffer.keys():  # noqa: SIM118 (a TensorDict)
-            self.buffer["ratio"].fill_(1.0)
+        ratio = self.buffer.get("ratio", None)
+        if ratio is not None:
+            ratio.fill_(1.0)
 
     def give_me_empty_md_td(self) -> TensorDict:
         """An empty TensorDict `[B, T]` on the buffer's device."""

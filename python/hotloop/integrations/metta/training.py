@@ -94,7 +94,12 @@ class TrainingLoop(ABC):
         stats: dict[str, float] = {}
         for loss in losses.values():
             stats.update(loss.stats())
+        self._end_phase()
         return stats, epochs_trained
+
+    def _end_phase(self) -> None:
+        """After the losses' statistics: what only the phase needed is let go, as Metta's local variables are."""
+        return
 
     # For those who want to look: `hotloop.integrations.metta.checks`.
 
