@@ -36,8 +36,8 @@ class _Account:
 
 class StackClock(Clock):
     """Time belongs to the innermost part that is under way; what is wrapped as part None belongs to nobody.
-    What it costs a part to have its inner calls wrapped, as measured at the start, is taken off; it is one call
-    of Python, because others' code has left the processor's caches where it is made."""
+    What it costs a part to have its inner calls wrapped, as measured at the start, is taken off; that is one
+    call of Python, which costs more where it is made, after a network's pass."""
 
     def __init__(self) -> None:
         super().__init__()

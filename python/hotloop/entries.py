@@ -62,7 +62,7 @@ class TensorDictShell:
         plain = type(entries) is dict and all(type(value) in _CONSTANTS for value in state.values())
         self._state = state if plain else None
 
-    def __call__(self, entries: dict[str, Any]) -> TensorDict:
+    def __call__(self, entries: dict[Any, Any]) -> TensorDict:
         """The TensorDict that keeps `entries`: the dict itself becomes a part of it."""
         if self._state is None:
             td = self.kind({}, batch_size=self.batch_size, device=self.device)

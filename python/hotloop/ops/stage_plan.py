@@ -25,8 +25,8 @@ class StagePlan:
 
     Attributes:
         targets: the tensors by name, overwritten by every call. count: n.
-        try_stage: `stage` of a list and a tuple without a line of Python; False, and nothing is written, where
-            it must be called instead.
+        try_stage: `stage` of a list and a tuple without a line of Python; False, and nothing is written,
+            where it must be called instead.
 
     Raises:
         ValueError: targets of several sizes n, or none. KeyError: options for a name that `targets` lacks.

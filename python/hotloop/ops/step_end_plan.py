@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hotloop import _core
@@ -27,8 +28,9 @@ class StepEndPlan:
 
     def __init__(self, start: int, stop: int) -> None:
         if not 0 <= start < stop:
-            raise ValueError(f"StepEndPlan: agents must be [start, stop) with 0 <= start < stop, "
-                             f"got [{start}, {stop})")
+            raise ValueError(
+                f"StepEndPlan: agents must be [start, stop) with 0 <= start < stop, got [{start}, {stop})"
+            )
         self.start = start
         self.stop = stop
         self._native = _core.StepEndPlan(start, stop)
@@ -69,21 +71,25 @@ class StepEndPlan:
     ) -> None:
         """For tensor subclasses, which torch's dispatcher must see. Checks come before writes here too."""
         require_tensors("StepEndPlan.finish: last_actions and actions", [last_actions, actions])
-        count = self.stop - self.start
-        columns = actions.unsqueeze(-1) if actions.ndim == 1 else actions
-        if columns.shape != (count, last_actions.shape[-1]):
-            raise ValueError(
-                f"StepEndPlan.finish: actions must be [n, k] = [{count}, {last_actions.shape[-1]}], "
-                f"got {list(actions.shape)}"
-            )
-        moved: Any = None
+        count, width = self.stop - self.start, last_actions.shape[-1]
+        columns = actions.unsqueeze(-1) if actions.ndim == 1 and width == 1 else actions
+        self._check("actions", columns, "[n, k]", (count, width))
         if averages is not None:
-            given = [averages, rewards, baseline]
-            require_tensors("StepEndPlan.finish: averages, rewards and baseline", given)
-            assert rewards is not None and baseline is not None, "they are tensors"
-            moved = (rewards - baseline).mul_(beta) + baseline
-            averages[self.start : self.stop].copy_(moved)
-        last_actions[self.start : self.stop].copy_(columns)
+            require_tensors("StepEndPlan.finish: averages", [averages])
+            require_tensors("StepEndPlan.finish: rewards and baseline", [rewards, baseline])
+            assert rewards is not None
+            assert baseline is not None
+            self._check("rewards", rewards, "[n]", (count,))
+            self._check("baseline", baseline, "[n]", (count,))
+            averages[self.start : self.stop] = torch.sub(rewards, baseline).mul_(beta) + baseline
+        last_actions[self.start : self.stop] = columns
+
+    @staticmethod
+    def _check(name: str, tensor: Tensor, layout: str, shape: tuple[int, ...]) -> None:
+        if tensor.shape != shape:
+            raise ValueError(
+                f"StepEndPlan.finish: {name} must be {layout} = {list(shape)}, got {list(tensor.shape)}"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StepEndPlan, (self.start, self.stop)

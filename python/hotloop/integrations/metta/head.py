@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import NonTensorData, TensorDict, TensorDictBase
+from tensordict import NonTensorData, TensorDictBase
 from torch import Tensor
 
 from hotloop.entries import set_entries
@@ -90,15 +90,13 @@ class CoreTrainingLoop(TrainingLoop):
             with stopwatch("_rollout.td_prep"):
                 if env_slice is not served:
                     served, window = env_slice, self._windows[env_slice]
-                    made = slices.get(window)
-                    if made is None:
-                        made = slices[window] = self._slice_steps(template, window)
+                    made = slices.get(window) or slices.setdefault(
+                        window, self._slice_steps(template, window)
+                    )
                 last = self.last_action
                 if last is not made.last:
                     made.lay_out(_columns(last.dtype), last)
-                td = made.make(
-                    obs, rewards, (dones, truncateds, teacher), (context.state.avg_reward, last)
-                )
+                td = made.make(obs, rewards, (dones, truncateds, teacher), (context.state.avg_reward, last))
                 if not own:
                     self.add_last_action_to_td(td)
                 if built is not None:

@@ -143,11 +143,10 @@ class CoreTrainingLoop(TrainingLoop):
             obs, rewards, dones, truncateds, infos, env_slice, _, num_steps = step
             if env_slice is not served:
                 served, window = env_slice, self._windows[env_slice]
-                made = slices.get(window)
-                if made is None:
-                    made = slices[window] = SliceSteps(
-                        template, window, {"training_env_ids": window.ids}, self._memory
-                    )
+                made = slices.get(window) or slices.setdefault(
+                    window,
+                    SliceSteps(template, window, {"training_env_ids": window.ids}, self._memory),
+                )
             last = self.last_action
             if last is None or last is not made.last:
                 last = self._last_actions(window.stop, env, template.device)

@@ -216,8 +216,8 @@ def acted(td: TensorDictBase) -> Tensor:
 
 
 def finished(window: Window, last: Tensor, actions: Tensor, *averaged: Any) -> bool:
-    """Remember the actions of a slice, and move its average rewards where these, the rewards, the baseline and
-    beta are given. False, and nothing is done, for what the native plan does not take: that is torch's
+    """Remember the actions of a slice, and move its average rewards: `averaged` are these, the rewards, the
+    baseline and beta. False, and nothing is done, for what the native plan does not take: that is torch's
     business."""
     try:
         return window.end.try_finish(last, actions, *(averaged or _NOT_AVERAGED))

@@ -98,7 +98,7 @@ class TrainingLoop(ABC):
         return stats, epochs_trained
 
     def _end_phase(self) -> None:
-        """After the losses' statistics: what only the phase needed is let go, as Metta's local variables are."""
+        """After the losses' statistics: what only the phase needed is let go, as local variables are."""
         return
 
     # For those who want to look: `hotloop.integrations.metta.checks`.

@@ -14,8 +14,8 @@ class Window:
     """What never changes about one slice of agents.
 
     Attributes:
-        ids, batch, bptt: int64 `[n, 1]`, `[n]` and `[n]`, shared by all steps of the slice, as in Metta: do not
-            write into them.
+        ids, batch, bptt: int64 `[n, 1]`, `[n]` and `[n]`, shared by all steps of the slice, as in Metta: do
+            not write into them.
         end: remembers what the slice did.
     """
 
