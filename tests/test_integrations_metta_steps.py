@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 import metta_double
+from hotloop import entries
 from hotloop.integrations.metta import head, storage
 from hotloop.integrations.metta.steps import SliceSteps, StepMemory, StepTemplate
 from hotloop.integrations.metta.windows import Window
@@ -211,3 +212,15 @@ def test_a_minibatch_buffer_that_was_exchanged_is_read_anew() -> None:
     rows()
     experience.buffer = experience.buffer.select("rewards", "values")
     rows()
+
+
+def test_a_tensordict_with_more_to_it_is_made_by_its_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a shell cannot copy is left to TensorDict."""
+    monkeypatch.setattr(entries, "_CONSTANTS", ())
+    shell = entries.TensorDictShell((2,), CPU)
+    assert shell._state is None
+    given = {"a": torch.ones(2), "b": torch.zeros(2, 3)}
+    td = shell(given)
+    assert type(td) is TensorDict
+    assert (td == TensorDict(given, (2,), device=CPU)).all()
+    assert td.device == CPU

@@ -1,5 +1,6 @@
 """The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`; `ActPlan`,
-`CategoricalPPO` and `SamplePlan`, which join several ops for the loop, are measured by these.
+`CategoricalPPO`, `SamplePlan` and `StepEndPlan`, which join several ops for the loop, are measured by these or
+by torch's operations.
 
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
