@@ -86,6 +86,11 @@ def corpus() -> list[Call]:
         Call("GatherPlan", gather_plan, (torch.empty(2, 7), x, index)),
         Call("StagePlan", stage_plan, (torch.empty(5), x[:, 0])),
         Call("StorePlan", store_plan, stored),
+        Call(
+            "StepEndPlan",
+            step_end_plan,
+            (torch.zeros(9, 2), torch.ones(5, 2), torch.zeros(9), x[:, 0], x[:, 1], 0.1),
+        ),
     ]
     return found
 
@@ -107,6 +112,10 @@ def gather_plan(buffer: Any, source: Any, index: Any) -> None:
 
 def stage_plan(buffer: Any, source: Any) -> None:
     ops.StagePlan({"x": buffer}).stage([source])
+
+
+def step_end_plan(last: Any, actions: Any, averages: Any, rewards: Any, baseline: Any, beta: Any) -> None:
+    ops.StepEndPlan(3, 8).finish(last, actions, averages, rewards, baseline, beta)
 
 
 def store_plan(buffer: Any, source: Any, last: Any, actions: Any, start: Any, stop: Any) -> None:

@@ -316,9 +316,8 @@ def test_torch_stores_what_the_native_plan_stores(layout: str) -> None:
             td = step(window.stop - window.start, t + 1)
             native.store(td, window)
             keys = by_torch._keys_to_store()
-            start, column = window.start, by_torch._cursors.position(window.start)
-            by_torch._store_by_torch(td, keys, start, window.stop, column)
-            by_torch._follow(start, window.stop, column)
+            by_torch._store_by_torch(td, keys, window.start, window.stop)
+            by_torch._follow(window.start, window.stop)
     assert (native.buffer == by_torch.buffer).all()
     assert torch.equal(native._rows, by_torch._rows)
     assert torch.equal(native._positions, by_torch._positions)
@@ -386,10 +385,13 @@ def test_rollouts_without_actions_or_steps_are_refused() -> None:
 
 def test_actions_of_several_numbers_are_refused_at_head() -> None:
     loop = head.CoreTrainingLoop.__new__(head.CoreTrainingLoop)
+    context = SimpleNamespace(config=metta_double.config(2), state=SimpleNamespace(avg_reward=torch.zeros(2)))
+    made = SimpleNamespace(window=None, entries={"reward_baseline": torch.zeros(2)})
+    td = TensorDict({"actions": torch.zeros(2, 1), "rewards": torch.zeros(2)}, (2,))
     with pytest.raises(
         ValueError, match=r"'actions' must be \[n\], a discrete one for each agent, got \[2, 1\]"
     ):
-        loop._remember(torch.zeros(2, 1), None)
+        loop._finish(td, made, context)
 
 
 def test_ratios_are_clamped_and_keep_their_graph() -> None:

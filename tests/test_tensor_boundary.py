@@ -148,6 +148,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     advantages = torch.zeros(4, 6)
     planned, staged, column = torch.zeros(1, 6), torch.zeros(2), torch.zeros(4, 6)
     plan = ops.StorePlan({"x": column}, ["x"], ops.RowCursors(4, 4, 6))
+    end, averages = ops.StepEndPlan(0, 2), torch.zeros(4)
     choice = (torch.zeros(4, dtype=torch.int32), torch.zeros(4), torch.zeros(4), torch.zeros(4, 6))
 
     def draw() -> object:
@@ -213,6 +214,11 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         "StorePlan, last actions": (
             last.buffer,
             lambda: plan.store({"x": torch.ones(1), "actions": torch.ones(1)}, 0, 1, last),
+        ),
+        "StepEndPlan, last actions": (last.buffer, lambda: end.finish(last.buffer, torch.ones(2, 1))),
+        "StepEndPlan, averages": (
+            averages,
+            lambda: end.finish(last.buffer, torch.ones(2, 1), averages, torch.ones(2), torch.ones(2), 0.1),
         ),
         "last_actions_read": (read, lambda: last.read(0, 2, out=read)),
         **{f"gaussian_sample[{i}]": (normal[i], draw_normal) for i in range(3)},

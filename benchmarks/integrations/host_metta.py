@@ -12,6 +12,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -27,14 +28,21 @@ HORIZON = 64
 LOSS_HOOKS = ("rollout", "train", "policy_output_keys", "on_mb_end", "on_train_phase_end", "stats")
 
 
+@dataclass
+class _Account:
+    seconds: float = 0.0
+    inner_calls: int = 0
+
+
 class StackClock(Clock):
     """Time belongs to the innermost part that is under way; what is wrapped as part None belongs to nobody.
-    What it costs a part to have its inner calls wrapped, as measured at the start, is taken off."""
+    What it costs a part to have its inner calls wrapped, as measured at the start, is taken off; that is one
+    call of Python, which costs more where it is made, after a network's pass."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._stack: list[str | None] = []
-        self._inner_calls: dict[str, int] = {}
+        self._accounts: dict[str | None, _Account] = {None: _Account()}
+        self._stack = [self._accounts[None]]
         self._since = 0.0
         self._cost = 0.0
         self._cost = self._calibrated()
@@ -47,33 +55,30 @@ class StackClock(Clock):
         return self._counted(function, part)
 
     def take(self) -> dict[str, float]:
-        calls, self._inner_calls = self._inner_calls, {}
-        return {
-            part: max(0.0, seconds - calls.get(part, 0) * self._cost)
-            for part, seconds in super().take().items()
-        }
+        taken = {}
+        for part, account in self._accounts.items():
+            if part is not None and account.seconds:
+                taken[part] = max(0.0, account.seconds - account.inner_calls * self._cost)
+            account.seconds, account.inner_calls = 0.0, 0
+        return taken
 
     def _counted(self, function: Callable[..., Any], part: str | None) -> Callable[..., Any]:
+        account, stack = self._accounts.setdefault(part, _Account()), self._stack
+
         def call(*args: Any, **kwargs: Any) -> Any:
-            outer = self._turn()
-            if outer is not None:
-                self._inner_calls[outer] = self._inner_calls.get(outer, 0) + 1
-            self._stack.append(part)
+            outer = stack[-1]
+            outer.seconds += perf_counter() - self._since
+            outer.inner_calls += 1
+            stack.append(account)
+            self._since = perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                self._turn()
-                self._stack.pop()
+                account.seconds += perf_counter() - self._since
+                stack.pop()
+                self._since = perf_counter()
 
         return call
-
-    def _turn(self) -> str | None:
-        now = perf_counter()
-        part = self._stack[-1] if self._stack else None
-        if part is not None:
-            self._seconds[part] = self._seconds.get(part, 0.0) + now - self._since
-        self._since = perf_counter()
-        return part
 
     def _calibrated(self, calls: int = 10_000) -> float:
         """Seconds that a wrapped call costs the part that makes it, beside the call itself."""

@@ -107,6 +107,7 @@ PYBIND11_MODULE(_core, m) {
   hotloop::bind_gather_plan(m);
   hotloop::bind_stage_plan(m);
   hotloop::bind_step_books(m);
+  hotloop::bind_step_end(m);
   try {
     hotloop::init_torch_bridge();
     check_isa_override();

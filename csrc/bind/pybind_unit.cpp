@@ -5,6 +5,7 @@
 #include "bind_row_cursors.cpp"
 #include "bind_stage_plan.cpp"
 #include "bind_step_books.cpp"
+#include "bind_step_end.cpp"
 #include "bind_store_plan.cpp"
 #include "core_module.cpp"
 #include "plan_leaves.cpp"

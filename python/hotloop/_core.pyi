@@ -384,6 +384,18 @@ class StepBooks:
         self, observations: Any, rewards: Any, terminals: Any, truncations: Any
     ) -> tuple[list[dict[str, Any]], int, bool] | None: ...
 
+class StepEndPlan:
+    def __init__(self, start: int, stop: int) -> None: ...
+    def finish(
+        self,
+        last_actions: Tensor,
+        actions: Tensor,
+        averages: Tensor | None,
+        rewards: Tensor | None,
+        baseline: Tensor | None,
+        beta: float,
+    ) -> bool: ...
+
 class StorePlan:
     def __init__(
         self,

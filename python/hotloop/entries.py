@@ -18,6 +18,8 @@ from hotloop.spec import Key, nest
 
 # Where a TensorDict keeps its entries.
 _HAS_ENTRIES = isinstance(getattr(TensorDict({}), "_tensordict", None), dict)
+_CONSTANTS = (torch.Size, torch.device, type(None), bool)
+_new = object.__new__
 
 
 def _is_open(td: TensorDictBase) -> TypeGuard[TensorDict]:
@@ -33,6 +35,43 @@ def flat_tensordict(
     td = TensorDict({}, batch_size=batch_size, device=device)
     td._tensordict.update(entries)
     return td
+
+
+class TensorDictShell:
+    """Makes TensorDicts of one batch size and device out of entries that are known to fit.
+
+    TensorDict's constructor reads batch size and device anew every time, which costs several times as much as
+    the TensorDict itself where other code has filled the processor's caches.
+
+    Args:
+        kind: a subclass of it that has no state of its own.
+    """
+
+    def __init__(
+        self,
+        batch_size: tuple[int, ...],
+        device: torch.device | None,
+        kind: type[TensorDict] = TensorDict,
+    ) -> None:
+        self.batch_size = torch.Size(batch_size)
+        self.device = device
+        self.kind = kind
+        state = dict(vars(kind({}, batch_size=batch_size, device=device)))
+        entries = state.pop("_tensordict", None)
+        # What it holds besides is shared by all that are made, so it must be of kinds that cannot change.
+        plain = type(entries) is dict and all(type(value) in _CONSTANTS for value in state.values())
+        self._state = state if plain else None
+
+    def __call__(self, entries: dict[Any, Any]) -> TensorDict:
+        """The TensorDict that keeps `entries`: the dict itself becomes a part of it."""
+        if self._state is None:
+            td = self.kind({}, batch_size=self.batch_size, device=self.device)
+            return td.update(entries)
+        td = _new(self.kind)
+        state = td.__dict__
+        state.update(self._state)
+        state["_tensordict"] = entries
+        return td
 
 
 def set_entries(td: TensorDictBase, entries: Mapping[str, Any]) -> None:

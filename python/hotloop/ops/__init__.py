@@ -1,5 +1,6 @@
 """The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`; `ActPlan`,
-`CategoricalPPO` and `SamplePlan`, which join several ops for the loop, are measured by these.
+`CategoricalPPO`, `SamplePlan` and `StepEndPlan`, which join several ops for the loop, are measured by these,
+or by operations of torch.
 
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
@@ -30,6 +31,7 @@ from hotloop.ops.sample_segments import sample_segments
 from hotloop.ops.scale_pixels import scale_pixels
 from hotloop.ops.scatter import scatter_
 from hotloop.ops.stage_plan import StagePlan
+from hotloop.ops.step_end_plan import StepEndPlan
 from hotloop.ops.store import store_
 from hotloop.ops.store_plan import StorePlan
 from hotloop.ops.summary import AdvantageSummary
@@ -49,6 +51,7 @@ __all__ = [
     "RowCursors",
     "SamplePlan",
     "StagePlan",
+    "StepEndPlan",
     "StorePlan",
     "adam_",
     "categorical_evaluate",

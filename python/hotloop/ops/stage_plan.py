@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ class StagePlan:
 
     Attributes:
         targets: the tensors by name, overwritten by every call. count: n.
+        try_stage: `stage` of a list and a tuple without a line of Python; False, and nothing is written,
+            where it must be called instead.
 
     Raises:
         ValueError: targets of several sizes n, or none. KeyError: options for a name that `targets` lacks.
@@ -61,6 +63,7 @@ class StagePlan:
             [name in self.cleared for name in self.targets],
             self.count,
         )
+        self.try_stage: Callable[[list[Tensor], tuple[Tensor, ...]], bool] = self._native.stage
 
     def stage(self, sources: Sequence[Tensor], ends: Sequence[Tensor] = ()) -> None:
         """Copy one step.
@@ -74,7 +77,7 @@ class StagePlan:
         Raises:
             TypeError, ValueError: a tensor of a wrong kind or shape; nothing is written then.
         """
-        if not self._native.stage(list(sources), tuple(ends)):
+        if not self.try_stage(list(sources), tuple(ends)):
             self._stage_by_torch(sources, ends)
 
     def _stage_by_torch(self, sources: Sequence[Tensor], ends: Sequence[Tensor]) -> None:

@@ -10,16 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import NonTensorData, TensorDict, TensorDictBase
+from tensordict import NonTensorData, TensorDictBase
 from torch import Tensor
 
 from hotloop.entries import set_entries
 from hotloop.integrations.metta import steps
 from hotloop.integrations.metta.advantage import compute_advantage, compute_delta_lambda, full_advantages
 from hotloop.integrations.metta.head_experience import Experience
-from hotloop.integrations.metta.steps import RolloutResult, StepTemplate, Window
+from hotloop.integrations.metta.steps import RolloutResult, SliceSteps, StepTemplate
 from hotloop.integrations.metta.storage import spec_keys
 from hotloop.integrations.metta.training import TrainingLoop
+from hotloop.integrations.metta.windows import Window
 from hotloop.loop_stage import Column
 from hotloop.loop_training import (
     add_unused_outputs,
@@ -55,7 +56,6 @@ class CoreTrainingLoop(TrainingLoop):
         super().__init__(policy, experience, losses, optimizer, device, context)
         self.last_action: Tensor = torch.zeros(experience.total_agents, 1, dtype=torch.int32, device=device)
         self._policy_keys = spec_keys(self.policy_spec)
-        self._staged = _columns(torch.int32)
         self._advantages: Tensor | None = None
         self._delta_lambda = False
 
@@ -79,81 +79,79 @@ class CoreTrainingLoop(TrainingLoop):
             experience.buffer, self.policy_spec, experience.row_slot_ids, experience.t_in_row, _PROVIDED
         )
         own = getattr(self.add_last_action_to_td, "__func__", None) is CoreTrainingLoop.add_last_action_to_td
+        built = self._built_hook()
         raw_infos: list[dict[str, Any]] = []
-        agent_steps, last = 0, None
+        agent_steps, served = 0, None
+        slices: dict[Window, SliceSteps] = {}
         while not experience.ready_for_training:
             with stopwatch("_rollout.env_wait"):
                 step = env.get_observations()
-            infos, env_slice, num_steps = step[5], step[6], step[8]
-            last = env_slice
-            window = self._windows[env_slice]
+            obs, rewards, dones, truncateds, teacher, infos, env_slice, _, num_steps = step
             with stopwatch("_rollout.td_prep"):
-                td = self._step(template, step, window, context)
+                if env_slice is not served:
+                    served, window = env_slice, self._windows[env_slice]
+                    made = slices.get(window) or slices.setdefault(
+                        window, self._slice_steps(template, window)
+                    )
+                last = self.last_action
+                if last is not made.last:
+                    made.lay_out(_columns(last.dtype), last)
+                td = made.make(obs, rewards, (dones, truncateds, teacher), (context.state.avg_reward, last))
                 if not own:
                     self.add_last_action_to_td(td)
-                self._built(td, step, env, context)
+                if built is not None:
+                    built(td, step, env, context)
             with stopwatch("_rollout.inference"):
-                baseline = td["reward_baseline"]
                 context.training_env_id = env_slice
                 for loss in losses.values():
                     loss.rollout(td, context)
-            self._center_rewards(td, baseline, window, context)
-            self._remember(steps.acted(td), window)
+            actions = self._finish(td, made, context)
             with stopwatch("_rollout.send"):
-                steps.send(env, td)
+                steps.send(env, actions)
             if infos:
                 raw_infos.extend(infos)
             agent_steps += num_steps
-        context.training_env_id = last
-        return steps.result(raw_infos, agent_steps, last)
+        context.training_env_id = served
+        return steps.result(raw_infos, agent_steps, served)
 
     def add_last_action_to_td(self, td: TensorDictBase) -> None:
         """Set ``td["last_actions"]`` ``[n, 1]`` to copies of the last actions of the agents
         ``td["training_env_ids"]``."""
         td["last_actions"] = self.last_action[td["training_env_ids"].reshape(-1)]
 
-    def _step(
-        self, template: StepTemplate, step: tuple[Any, ...], window: Window, context: Any
-    ) -> TensorDict:
-        obs, rewards, *flags = step[:5]
-        device, experience = template.device, self.experience
-        last = self.last_action
-        sources = [steps.moved(flag, device) for flag in flags]  # dones, truncateds, teacher's actions
-        sources += [context.state.avg_reward, last]
-        if last.dtype != self._staged[-1].dtype:
-            self._staged = _columns(last.dtype)
-        entries = {
-            "env_obs": steps.moved(obs, device),
-            "rewards": steps.moved(rewards, device),
+    def _slice_steps(self, template: StepTemplate, window: Window) -> SliceSteps:
+        experience = self.experience
+        constants = {
             "training_env_ids": window.ids,
             # Views: they show what `store` makes of the trackers.
             "row_id": window.of("row_id", experience.row_slot_ids),
             "t_in_row": window.of("t_in_row", experience.t_in_row),
-            **self._memory(window, self._staged, sources),
         }
-        return template.step(entries, window)
+        return SliceSteps(template, window, constants, self._memory)
 
-    def _center_rewards(self, td: TensorDictBase, baseline: Tensor, window: Window, context: Any) -> None:
-        """Move the agents' average reward; `reward_centering.enabled` is not looked at, as in Metta."""
-        average = context.state.avg_reward
+    def _finish(self, td: TensorDictBase, made: SliceSteps, context: Any) -> Tensor:
+        """Move the agents' average reward, and remember their actions, which are returned.
+
+        `reward_centering.enabled` is not looked at, as in Metta.
+        """
+        window, average = made.window, context.state.avg_reward
         beta = float(context.config.advantage.reward_centering.beta)
-        rewards = td["rewards"]
-        if rewards.requires_grad:
-            rewards = rewards.detach()
-        if rewards.dtype != torch.float32:
-            rewards = rewards.float()
-        torch.add(torch.sub(rewards, baseline).mul_(beta), baseline, out=window.of("average", average))
-        context.state.avg_reward = average
-
-    def _remember(self, actions: Tensor, window: Window) -> None:
+        rewards, baseline = td["rewards"], made.entries["reward_baseline"]
+        actions = steps.acted(td)
         if actions.dim() != 1:
             raise ValueError(
                 f"{steps.WHERE}: 'actions' must be [n], a discrete one for each agent, got "
                 f"{list(actions.shape)}"
             )
-        if self.last_action.device != actions.device:
-            self.last_action = self.last_action.to(actions.device)
-        window.column("last_action", self.last_action).copy_(actions)
+        if not steps.finished(window, self.last_action, actions, average, rewards, baseline, beta):
+            rewards = rewards.detach().to(torch.float32)
+            moved = torch.sub(rewards, baseline).mul_(beta)
+            torch.add(moved, baseline, out=window.of("average", average))
+            if self.last_action.device != actions.device:
+                self.last_action = self.last_action.to(actions.device)
+            window.of("last_action", self.last_action, 0).copy_(actions.detach())
+        context.state.avg_reward = average
+        return actions
 
     # Training
 

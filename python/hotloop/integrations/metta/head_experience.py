@@ -9,7 +9,6 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from hotloop.entries import flat_tensordict
 from hotloop.integrations.metta.storage import SegmentedExperience, leaf_keys
 from hotloop.spec import Key
 
@@ -71,7 +70,7 @@ class Experience(SegmentedExperience):
 
     # Storing
 
-    def _keys_to_store(self) -> list[Key]:
+    def _keys_to_store(self, anew: bool = False) -> list[Key]:
         return self._store_keys
 
     @property
@@ -117,15 +116,13 @@ class Experience(SegmentedExperience):
                 epoch, total_timesteps, batch_size, config.prio_alpha, config.prio_beta0, advantages
             )
             minibatch, chosen = self._minibatches.drawn(self.buffer, advantages, indices)
-        return flat_tensordict(
+        return self._minibatches.shell(
             {
                 "prio_weights": weights,
                 "sampled_mb": minibatch,
                 "indices": indices.unsqueeze(1).expand(size),
                 "advantages": chosen,
-            },
-            size,
-            self.device,
+            }
         )
 
     def sample_sequential(self, mb_idx: int) -> tuple[TensorDict, Tensor]:

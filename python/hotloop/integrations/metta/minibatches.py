@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from operator import is_
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
-from hotloop.entries import flat_tensordict, plain_entries
+from hotloop.entries import TensorDictShell, flat_tensordict, plain_entries
 from hotloop.ops._memory import empty_buffer
 from hotloop.spec import Key
 
@@ -27,12 +28,12 @@ class _Memory:
         out = {key: empty_buffer((rows, *leaf.shape[1:]), leaf.dtype) for key, leaf in leaves.items()}
         self.plan = ops.GatherPlan(out)
         self._storages = [tensor.untyped_storage() for tensor in out.values()]
-        self._idle = [self._holders(storage) for storage in self._storages]
+        self._addresses = [storage._cdata for storage in self._storages]
+        self._idle = self._holders()
 
-    @staticmethod
-    def _holders(storage: Any) -> int:
+    def _holders(self) -> list[int]:
         assert _use_count is not None
-        return _use_count(storage._cdata)
+        return list(map(_use_count, self._addresses))
 
     def fits(self, leaves: Mapping[Key, Tensor]) -> bool:
         out = self.plan.out
@@ -43,7 +44,7 @@ class _Memory:
 
     def is_idle(self) -> bool:
         """Whether nobody holds what was handed out, nor a view of it, nor a graph that will need it."""
-        return all(map(int.__eq__, map(self._holders, self._storages), self._idle))
+        return self._holders() == self._idle
 
 
 class MinibatchRows:
@@ -58,10 +59,12 @@ class MinibatchRows:
 
     def __init__(self, rows: int, horizon: int, device: torch.device, copies: bool) -> None:
         self._rows = rows
-        self._size = torch.Size((rows, horizon))
-        self._device = device
+        self._on_cpu = device.type == "cpu"
         self.copies = copies
+        self.shell = TensorDictShell((rows, horizon), device)
+        self.taken_shell = TensorDictShell((rows, horizon), device, _Taken)
         self._memories: list[_Memory] = []
+        self._known: tuple[list[Key], list[Tensor], list[torch.dtype]] = ([], [], [])  # which they all fit
 
     def in_order(self, buffer: TensorDict, advantages: Tensor | None, first: int) -> tuple[TensorDict, Any]:
         """Rows `first` to `first + B`, and those of `advantages`."""
@@ -70,9 +73,7 @@ class MinibatchRows:
         if leaves is None:
             minibatch = buffer[rows]
         else:
-            minibatch = flat_tensordict(
-                {key: leaf[rows] for key, leaf in leaves.items()}, self._size, self._device
-            )
+            minibatch = self.shell({key: leaf[rows] for key, leaf in leaves.items()})
         chosen = None if advantages is None else advantages[rows]
         if self.copies:
             return minibatch.clone(), None if chosen is None else chosen.clone()
@@ -81,23 +82,26 @@ class MinibatchRows:
     def drawn(self, buffer: TensorDict, advantages: Tensor | None, indices: Tensor) -> tuple[TensorDict, Any]:
         """Copies of the rows `indices`, int64 `[B]`, and of those of `advantages`."""
         leaves = plain_entries(buffer)
-        native = self._device.type == "cpu" and (advantages is None or type(advantages) is Tensor)
+        native = self._on_cpu and (advantages is None or type(advantages) is Tensor)
         if leaves is None or not native:
             return buffer[indices], None if advantages is None else advantages[indices]
         wanted: dict[Key, Tensor] = dict(leaves)
         if advantages is not None:
-            wanted[_ADVANTAGES] = advantages.detach()
+            wanted[_ADVANTAGES] = advantages.detach() if advantages.requires_grad else advantages
         taken = self.gather(wanted, indices)
         chosen = taken.pop(_ADVANTAGES, None)
-        return flat_tensordict(taken, self._size, self._device), chosen
+        return self.shell(taken), chosen
 
     def gather(self, leaves: Mapping[Key, Tensor], indices: Tensor) -> dict[Key, Tensor]:
         """Rows of each leaf."""
         sources = list(leaves.values())
         if self.copies or _use_count is None or len(indices) != self._rows:
             return dict(zip(leaves, ops.gather(sources, indices), strict=True))
-        memory = next((one for one in self._memories if one.fits(leaves) and one.is_idle()), None)
-        if memory is None:
+        all_fit = self._all_fit(leaves, sources)
+        for memory in self._memories:
+            if (all_fit or memory.fits(leaves)) and memory.is_idle():
+                break
+        else:
             self._memories = [one for one in self._memories if one.fits(leaves)]
             if len(self._memories) >= _MOST:  # somebody collects minibatches
                 return dict(zip(leaves, ops.gather(sources, indices), strict=True))
@@ -106,6 +110,16 @@ class MinibatchRows:
         memory.plan.gather(sources, indices)
         # Other tensors on the same memory: they hold it for as long as anybody holds them.
         return {key: tensor.detach() for key, tensor in memory.plan.out.items()}
+
+    def _all_fit(self, leaves: Mapping[Key, Tensor], sources: list[Tensor]) -> bool:
+        """Whether all memory is for such leaves, which are mostly the very same as the last time."""
+        keys, tensors, dtypes = self._known
+        now = [source.dtype for source in sources]
+        if now == dtypes and all(map(is_, sources, tensors)) and list(leaves) == keys:
+            return True
+        fit = all(one.fits(leaves) for one in self._memories)
+        self._known = (list(leaves), sources, now) if fit else ([], [], [])
+        return fit
 
 
 class RowBuffer(TensorDict):  # type: ignore[no-untyped-call]
@@ -134,7 +148,10 @@ class RowBuffer(TensorDict):  # type: ignore[no-untyped-call]
             rows = taker.gather(leaves, index)
         except IndexError:  # numbers below 0 count from the end
             return super().__getitem__(index)
-        taken = _Taken({}, batch_size=(len(index), *self.batch_size[1:]), device=self.device)
+        size = (len(index), *self.batch_size[1:])
+        if size == taker.taken_shell.batch_size:
+            return taker.taken_shell(rows)
+        taken = _Taken({}, batch_size=size, device=self.device)
         taken._tensordict.update(rows)
         return taken
 
@@ -142,7 +159,8 @@ class RowBuffer(TensorDict):  # type: ignore[no-untyped-call]
 class _Taken(TensorDict):  # type: ignore[no-untyped-call]
     def clone(self, recurse: bool = True, **kwargs: Any) -> Any:
         if recurse and not kwargs and _CALLERS and sys.getrefcount(self) <= _CALLERS:
-            return flat_tensordict(self._tensordict, self.batch_size, self.device)
+            self.__class__ = TensorDict
+            return self
         copied: TensorDictBase = super().clone(recurse, **kwargs)
         return flat_tensordict(dict(copied.items()), self.batch_size, self.device)
 

@@ -14,12 +14,14 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from hotloop.entries import set_entries
 from hotloop.integrations.metta import steps
 from hotloop.integrations.metta.advantage import compute_advantage
 from hotloop.integrations.metta.minibatches import RowBuffer
-from hotloop.integrations.metta.steps import RolloutResult, StepTemplate
-from hotloop.integrations.metta.storage import SegmentedExperience, entry_names, leaf_keys
+from hotloop.integrations.metta.steps import RolloutResult, SliceSteps, StepTemplate
+from hotloop.integrations.metta.storage import SegmentedExperience, leaf_keys
 from hotloop.integrations.metta.training import TrainingLoop
+from hotloop.integrations.metta.windows import Window
 from hotloop.loop_stage import Column
 from hotloop.loop_training import sum_losses
 from hotloop.spec import Key
@@ -54,7 +56,7 @@ class Experience(SegmentedExperience):
             total_agents, batch_size, bptt_horizon, minibatch_size, max_minibatch_size, experience_spec,
             device, copy=copy,
         )  # fmt: skip
-        self._stored_names: set[str] = set()
+        self._stored_count = 0
         self._stored_keys: list[Key] = []
         if not self._minibatches.copies:
             buffer = RowBuffer({}, batch_size=self.buffer.batch_size, device=self.device)
@@ -72,11 +74,14 @@ class Experience(SegmentedExperience):
         """int32 [A], live: the column that each agent writes next."""
         return self._positions
 
-    def _keys_to_store(self) -> list[Key]:
-        """Whatever the buffer holds now: losses may add entries."""
-        names = entry_names(self.buffer)
-        if names != self._stored_names:
-            self._stored_names, self._stored_keys = set(names), leaf_keys(self.buffer)
+    def _keys_to_store(self, anew: bool = False) -> list[Key]:
+        """Whatever the buffer holds now: losses may add entries. As many as before, all of which are found,
+        are the same ones."""
+        buffer = self.buffer
+        entries = getattr(buffer, "_tensordict", None)
+        count = len(buffer.keys() if entries is None else entries)
+        if anew or count != self._stored_count:
+            self._stored_count, self._stored_keys = count, leaf_keys(buffer)
         return self._stored_keys
 
     def stats(self) -> dict[str, float]:
@@ -128,39 +133,42 @@ class CoreTrainingLoop(TrainingLoop):
         template = StepTemplate(
             experience.buffer, self.policy_spec, experience.ep_indices, experience.ep_lengths, _PROVIDED
         )
-        device = template.device
         own = getattr(self.add_last_action_to_td, "__func__", None) is CoreTrainingLoop.add_last_action_to_td
+        built = self._built_hook()
         raw_infos: list[dict[str, Any]] = []
-        agent_steps, last = 0, None
+        agent_steps, served = 0, None
+        slices: dict[Window, SliceSteps] = {}
         while not experience.ready_for_training:
             step = env.get_observations()
             obs, rewards, dones, truncateds, infos, env_slice, _, num_steps = step
-            last = env_slice
-            window = self._windows[env_slice]
-            sources = [steps.moved(source, device) for source in (dones, truncateds)]
-            sources.append(self._last_actions(window.stop, env, device))
-            entries = {
-                "env_obs": steps.moved(obs, device),
-                "rewards": steps.moved(rewards, device),
-                "training_env_ids": window.ids,
-                **self._memory(window, self._columns(sources[-1]), sources),
-            }
-            td = template.step(entries, window)
+            if env_slice is not served:
+                served, window = env_slice, self._windows[env_slice]
+                made = slices.get(window) or slices.setdefault(
+                    window,
+                    SliceSteps(template, window, {"training_env_ids": window.ids}, self._memory),
+                )
+            last = self.last_action
+            if last is None or last is not made.last:
+                last = self._last_actions(window.stop, env, template.device)
+                made.lay_out(self._columns(last), last)
+            td = made.make(obs, rewards, (dones, truncateds), (last,))
             if not own:
                 self.add_last_action_to_td(td, env)
-            self._built(td, step, env, context)
+            if built is not None:
+                built(td, step, env, context)
             context.training_env_id = env_slice
             for loss in losses.values():
                 loss.rollout(td, context)
             actions = steps.acted(td)
             assert self.last_action is not None, "_last_actions makes it"
-            window.of("last_action", self.last_action).copy_(actions)
-            steps.send(env, td)
+            if not steps.finished(window, self.last_action, actions):
+                window.of("last_action", self.last_action).copy_(actions.detach())
+            steps.send(env, actions)
             if infos:
                 raw_infos.extend(infos)
             agent_steps += num_steps
-        context.training_env_id = last
-        return steps.result(raw_infos, agent_steps, last)
+        context.training_env_id = served
+        return steps.result(raw_infos, agent_steps, served)
 
     def add_last_action_to_td(self, td: TensorDictBase, env: Any) -> None:
         """Set ``td["last_actions"]`` ``[n, k]`` to copies of the last actions of the agents
@@ -200,10 +208,12 @@ class CoreTrainingLoop(TrainingLoop):
             )
         # One object for the whole phase: what a loss writes for one minibatch is there in the next.
         shared = self.experience.give_me_empty_md_td()
-        for name in self.losses:
-            shared[name] = self.experience.give_me_empty_md_td()
+        set_entries(shared, {name: self.experience.give_me_empty_md_td() for name in self.losses})
         self._shared = shared
         self._reset_losses()
+
+    def _end_phase(self) -> None:
+        self._shared = None
 
     def _begin_update_epoch(self, context: Any) -> None:
         return

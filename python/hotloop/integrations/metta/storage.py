@@ -6,7 +6,8 @@ writes back what `update` is given. Here the cursors run, and `update` does noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import sys
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -71,18 +72,19 @@ class SegmentedExperience:
         )
         self._range_tensor = torch.arange(total_agents, device=self.device, dtype=self._tracker_dtype)
         self._cursors = ops.RowCursors(total_agents, self.segments, bptt_horizon)
+        self._native_cursors = self._cursors.native
         self._rows = self._range_tensor % self.segments
-        on_cpu = self.device.type == "cpu"
-        # Where they fit, the cursors' own numbers are the tracker.
-        self._live = on_cpu and self._tracker_dtype == torch.int64
+        self._on_cpu = self.device.type == "cpu"
+        # In host memory the cursors' own numbers are the tracker, else a copy that follows them.
+        tracker = _numbers_as(self._tracker_dtype, self._cursors.positions) if self._on_cpu else None
+        self._live = tracker is not None
         self._positions = (
-            self._cursors.positions
-            if self._live
-            else torch.zeros(total_agents, dtype=self._tracker_dtype, device=self.device)
+            torch.zeros(total_agents, dtype=self._tracker_dtype, device=self.device)
+            if tracker is None
+            else tracker
         )
-        # NumPy's, where they are in host memory: adding 1 to a few numbers is mostly the way to do it.
-        self._position_views: dict[tuple[int, int], Any] = {}
         self._bounds: dict[tuple[Any, Any], tuple[int, int]] = {}
+        self._served: tuple[slice | None, int, int] = (None, 0, 0)
         self._plan: ops.StorePlan | None = None
         self._planned: list[Key] = []
         self._minibatches = MinibatchRows(
@@ -137,7 +139,7 @@ class SegmentedExperience:
     @property
     def ready_for_training(self) -> bool:
         """Whether as many rows as the buffer has were finished."""
-        return self._cursors.native.full_rows >= self.segments
+        return self._native_cursors.full_rows >= self.segments
 
     def reset_for_rollout(self) -> None:
         """Agent i to row i, column 0; the tracker of rows is a new tensor. The buffer keeps its contents."""
@@ -148,8 +150,8 @@ class SegmentedExperience:
 
     # Storing
 
-    def _keys_to_store(self) -> list[Key]:
-        """The same list for as long as it holds the same keys."""
+    def _keys_to_store(self, anew: bool = False) -> list[Key]:
+        """The same list for as long as it holds the same keys. `anew`: one of them was not found."""
         raise NotImplementedError
 
     def store(self, data_td: TensorDictBase, env_id: slice) -> None:
@@ -159,22 +161,29 @@ class SegmentedExperience:
         Raises, before anything is written: TypeError when `env_id` is no slice, KeyError for an entry that
         `data_td` lacks, ValueError for one of a wrong shape and for agents that stand at different columns.
         """
-        start, stop = self._agents(env_id)
-        column = self._cursors.native.position(start)
+        served, start, stop = self._served
+        if env_id is not served:
+            start, stop = self._agents(env_id)
         keys = self._keys_to_store()
-        if self.device.type == "cpu":
+        if self._on_cpu:
             plan = self._plan
             if plan is None or self._planned is not keys or plan.buffer is not self.buffer:
-                plan = self._plan = ops.StorePlan(self.buffer, keys, self._cursors)
-                self._planned = keys
+                plan = self._new_plan(keys)
             try:
                 plan.store(data_td, start, stop)
             except KeyError:
-                self._sources(data_td, keys)  # says which
-                raise
+                again = self._keys_to_store(anew=True)
+                self._sources(data_td, again)  # says which, if there is one that it lacks
+                self._new_plan(again).store(data_td, start, stop)
         else:
-            self._store_by_torch(data_td, keys, start, stop, column)
-        self._follow(start, stop, column)
+            self._store_by_torch(data_td, keys, start, stop)
+        if not self._live or self._native_cursors.position(start) == 0:
+            self._follow(start, stop)
+
+    def _new_plan(self, keys: list[Key]) -> ops.StorePlan:
+        plan = self._plan = ops.StorePlan(self.buffer, keys, self._cursors)
+        self._planned = keys
+        return plan
 
     def _agents(self, env_id: slice) -> tuple[int, int]:
         if not isinstance(env_id, slice):
@@ -183,6 +192,7 @@ class SegmentedExperience:
         known = self._bounds.get(key) if env_id.step in (None, 1) else None
         if known is None:
             known = self._bounds[key] = slice_bounds(env_id, self.total_agents, _STORE)
+        self._served = (env_id, *known)
         return known
 
     def _sources(self, data_td: TensorDictBase, keys: list[Key]) -> list[Tensor]:
@@ -194,11 +204,10 @@ class SegmentedExperience:
                 )
         return [data_td[key] for key in keys]
 
-    def _store_by_torch(
-        self, data_td: TensorDictBase, keys: list[Key], start: int, stop: int, column: int
-    ) -> None:
+    def _store_by_torch(self, data_td: TensorDictBase, keys: list[Key], start: int, stop: int) -> None:
         """On other devices. The rows of a slice follow each other, but for a turn at the buffer's end."""
         sources = self._sources(data_td, keys)
+        column = self._cursors.position(start)
         first, last = (int(self._cursors.rows[agent]) for agent in (start, stop - 1))
         in_order = last - first == stop - start - 1
         rows: Any = slice(first, last + 1) if in_order else self._rows[start:stop].to(torch.int64)
@@ -206,18 +215,13 @@ class SegmentedExperience:
             self.buffer[key][rows, column] = source.detach().to(self.buffer[key].dtype)
         self._cursors.advance(start, stop)
 
-    def _follow(self, start: int, stop: int, column: int) -> None:
-        """The trackers, after the cursors have moved on from `column`."""
-        if column + 1 >= self.bptt_horizon:
+    def _follow(self, start: int, stop: int) -> None:
+        """The trackers, after the cursors have moved on."""
+        column = self._native_cursors.position(start)
+        if not self._live:
+            self._positions[start:stop] = column
+        if column == 0:
             self._rows[start:stop] = self._cursors.rows[start:stop]
-            if not self._live:
-                self._positions[start:stop] = 0
-        elif not self._live:
-            view = self._position_views.get((start, stop))
-            if view is None:
-                view = self._positions[start:stop]
-                view = self._position_views[start, stop] = view.numpy() if view.is_cpu else view
-            view += 1
 
     # Training
 
@@ -227,12 +231,13 @@ class SegmentedExperience:
 
     def reset_importance_sampling_ratios(self) -> None:
         """Set the buffer's `ratio` to 1, where it has one."""
-        if "ratio" in self.buffer.keys():  # noqa: SIM118 (a TensorDict)
-            self.buffer["ratio"].fill_(1.0)
+        ratio = self.buffer.get("ratio", None)
+        if ratio is not None:
+            ratio.fill_(1.0)
 
     def give_me_empty_md_td(self) -> TensorDict:
         """An empty TensorDict `[B, T]` on the buffer's device."""
-        return TensorDict({}, batch_size=(self.minibatch_segments, self.bptt_horizon), device=self.device)
+        return self._minibatches.shell({})
 
     def _statistics(self, tracker: str) -> dict[str, float]:
         """Means of what is stored, read with one transfer, and of the tracker where agents are inside a
@@ -254,10 +259,12 @@ class SegmentedExperience:
         return dict(zip(names, torch.stack(found).tolist(), strict=True))
 
 
-def entry_names(buffer: TensorDict) -> Set[str]:
-    """Of the top level, without the checks of `keys()` where they can be had without."""
-    entries = getattr(buffer, "_tensordict", None)
-    return entries.keys() if isinstance(entries, dict) else {*map(str, buffer.keys())}
+def _numbers_as(dtype: torch.dtype, numbers: Tensor) -> Tensor | None:
+    """The int64 `numbers`, none below 0, as others of `dtype` that change with them; None where there is no
+    such view. Of int32 it is one of every second number."""
+    if dtype == torch.int64:
+        return numbers
+    return numbers.view(torch.int32)[::2] if dtype == torch.int32 and sys.byteorder == "little" else None
 
 
 def leaf_keys(buffer: TensorDict) -> list[Key]:

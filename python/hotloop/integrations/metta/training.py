@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from hotloop.integrations.metta.steps import StepMemory, Windows
+from hotloop.integrations.metta.steps import StepMemory
+from hotloop.integrations.metta.windows import Windows
 from hotloop.loop_training import max_grad_norm_of
 
 
@@ -92,13 +94,22 @@ class TrainingLoop(ABC):
         stats: dict[str, float] = {}
         for loss in losses.values():
             stats.update(loss.stats())
+        self._end_phase()
         return stats, epochs_trained
+
+    def _end_phase(self) -> None:
+        """After the losses' statistics: what only the phase needed is let go, as local variables are."""
+        return
 
     # For those who want to look: `hotloop.integrations.metta.checks`.
 
     def _built(self, td: TensorDictBase, step: tuple[Any, ...], env: Any, context: Any) -> None:
         """A step's TensorDict is complete; no loss has seen it."""
         return
+
+    def _built_hook(self) -> Callable[..., None] | None:
+        """`_built`, where somebody has made something of it."""
+        return None if type(self)._built is TrainingLoop._built else self._built
 
     def _prepared(self, shared: TensorDictBase) -> None:
         """What the losses share for a minibatch is complete; no loss has seen it."""
