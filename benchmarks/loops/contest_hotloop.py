@@ -204,11 +204,13 @@ class _TimedEnvironment:
             setattr(owner, name, self._timed(getattr(owner, name)))
 
     def _timed(self, function: Any) -> Any:
-        phases = self._phases
+        seconds, clock = self._phases.seconds_of("environment"), perf_counter
 
-        def call(*arguments: Any) -> Any:
-            with phases("environment"):
-                return function(*arguments)
+        def call(*arguments: Any) -> Any:  # what it takes itself counts as the loop's own
+            start = clock()
+            result = function(*arguments)
+            seconds.append(clock() - start)
+            return result
 
         return call
 
