@@ -21,11 +21,12 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from hotloop.entries import plain_entries
+from hotloop.entries import plain_entries, set_entries
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, StepBuilder, Window
 from hotloop.loop_training import AfterRows, ArrivedColumns, kept
 from hotloop.loop_truncation import TruncationValues
+from hotloop.policies.actor_critic import ActorCriticPolicy
 
 if TYPE_CHECKING:
     from hotloop.context import ComponentContext
@@ -204,12 +205,22 @@ class RowBoundary:
                 continue
             with stopwatch("_rollout.td_prep"):
                 td = self._steps.build(step, context)
-            with stopwatch("_rollout.inference"), _untouched_generators(self._experience.device):
+            with stopwatch("_rollout.inference"):
                 prepare(td, step, env)
-                with torch.no_grad():
-                    result = self._policy.forward(td)
-                self._keep(td if result is None else result, step.window)
+                self._keep(self._valued(td), step.window)
         self._complete = True
+
+    def _valued(self, td: TensorDictBase) -> TensorDictBase:
+        """A step with the policy's values."""
+        policy = self._policy
+        with torch.no_grad():
+            if isinstance(policy, ActorCriticPolicy) and policy._draws_beside_values():
+                value = policy.logits_and_value(policy._checked(td["env_obs"]))[1]
+                set_entries(td, {"values": value})
+                return td
+            with _untouched_generators(self._experience.device):
+                result: TensorDictBase | None = policy.forward(td)
+        return td if result is None else result
 
     def _keep(self, td: TensorDictBase, window: Window) -> Tensor:
         """Write what arrived for the agents of a slice to the rows that they finished; the rows written.

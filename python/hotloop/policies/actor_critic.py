@@ -118,6 +118,18 @@ class ActorCriticPolicy(ActorCriticBase, ABC):
         logits, value = self.logits_and_value(self._checked(obs))
         return self._write_evaluated(td, logits, value, action)
 
+    def _draws_beside_values(self) -> bool:
+        """Whether `forward` gives the values of `logits_and_value` and nothing but a draw beside them, so
+        that who wants no action need not draw one."""
+        kind, own = type(self), vars(self)
+        return (
+            kind.forward is ActorCriticPolicy.forward
+            and kind.act is ActorCriticPolicy.act
+            and kind._drawn is ActorCriticBase._drawn
+            and kind._write_drawn is ActorCriticBase._write_drawn
+            and own.keys().isdisjoint(("forward", "act", "_drawn", "_write_drawn"))
+        )
+
     def act(self, obs: Tensor, *, all_choices: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Values ``[n]``, actions, log probabilities ``[n]``, and those of all choices (where the head has
         them, and `all_choices` wants them), of observations ``[n, *obs_shape]``: what `forward` writes when
