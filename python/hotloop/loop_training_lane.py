@@ -149,6 +149,7 @@ class TrainingLane:
         sampled += clock() - now
         try:
             for mb_idx in range(count):
+                began = clock()
                 guard.begin_step(optimizer)
                 now = clock()
                 rows.take(mb_idx)
@@ -196,7 +197,7 @@ class TrainingLane:
                     optimizer.step()
                 done = clock()
                 lost, backward = lost + computed - passed, backward + ended - computed
-                stepped += done - ended
+                stepped += done - ended + now - began
                 loss.on_mb_end(context, mb_idx)
         finally:
             add = context.stopwatch.add
