@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hotloop import integrations, ops
 from hotloop.integrations import UntestedHostError, VerificationError, hosts
 from hotloop.integrations import pufferlib as ours
+from hotloop.integrations import pufferlib_rollout as rollouts
 
 pufferlib = pytest.importorskip("pufferlib")
 pytest.importorskip("pufferlib.pufferl", reason="what it imports is missing: make test-peers")
@@ -191,6 +192,18 @@ def test_rows_that_changed_are_all_that_has_to_be_computed(
     assert rows == 16 * [32]
 
 
+def test_large_buffers_move_to_huge_pages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[list[int]] = []
+    monkeypatch.setattr(
+        rollouts, "move_to_huge_pages", lambda buffers: moved.append([each.data_ptr() for each in buffers])
+    )
+    ours.install()
+    made = trainer()
+    run(made, epochs=2)
+    assert len(moved) == 1
+    assert made.observations.data_ptr() in moved[0]
+
+
 def test_training_in_emulated_environments_is_equal_to_the_last_bit() -> None:
     def made() -> Any:
         torch.manual_seed(0)
@@ -289,16 +302,14 @@ def test_verification_runs_the_hosts_own_op(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_verification_notices_a_wrong_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hotloop.integrations import pufferlib_rollout as rollout
-
     ours.install(verify=True)
     made = trainer()
-    store = rollout.Rollout.store
+    store = rollouts.Rollout.store
 
     def wrong(self: Any, agents: slice, step: list[Tensor], *rest: Any) -> None:
         store(self, agents, [*step[:3], step[3] + 1e-3, *step[4:]], *rest)
 
-    monkeypatch.setattr(rollout.Rollout, "store", wrong)
+    monkeypatch.setattr(rollouts.Rollout, "store", wrong)
     with pytest.raises(VerificationError, match=r"pufferlib: evaluate: rewards differs .* by 0\.001"):
         made.evaluate()
 

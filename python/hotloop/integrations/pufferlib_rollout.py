@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hotloop.ops import RowCursors, StorePlan
+from hotloop.ops._memory import move_to_huge_pages
 
 # attributes of PuffeRL, in the order in which a step is handed over
 STORED = ("observations", "actions", "logprobs", "rewards", "terminals", "values")
@@ -66,6 +67,8 @@ class Rollout:
         self._native = self._cursors.native
         self._buffers: dict[str, Tensor] = {}
         self.begin(trainer)
+        # PuffeRL has filled them with zeros, on small pages. Of a minibatch's rows each lies on others.
+        move_to_huge_pages(self._buffers.values())
         self._plan = StorePlan(self._buffers, tuple(self._buffers), self._cursors)
 
     def begin(self, trainer: Any) -> None:
