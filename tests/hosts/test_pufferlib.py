@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
@@ -190,6 +191,38 @@ def test_rows_that_changed_are_all_that_has_to_be_computed(
     made.optimizer.step = meddle  # somebody else writes into the rollout
     made.train()
     assert rows == 16 * [32]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0, -0.3])
+@pytest.mark.parametrize(("segments", "count"), [(4, 4), (8, 1), (33, 7), (1025, 256)])
+@pytest.mark.parametrize("odd", [None, torch.nan, torch.inf, 3e38, 0.0], ids=str)
+def test_rows_are_drawn_as_the_host_draws_them(
+    segments: int, count: int, alpha: float, odd: float | None
+) -> None:
+    sums = torch.rand(segments, generator=torch.Generator().manual_seed(segments)) * 100
+    if odd is not None:
+        sums[:3] = odd
+    # PuffeRL.train
+    torch.manual_seed(5)
+    powers = torch.nan_to_num(sums**alpha, 0, 0, 0)
+    chances = (powers + 1e-6) / (powers.sum() + 1e-6)
+    expected, after = None, None
+    with suppress(RuntimeError):  # what it adds up to is infinite
+        expected = torch.multinomial(chances, count)
+        after = torch.get_rng_state()
+    ours.install()
+    batch = {"batch_size": segments * HORIZON, "minibatch_size": count * HORIZON}
+    made = trainer(slices=1, max_minibatch_size=count * HORIZON, **batch)
+    training = ours._work(made, rollouts.Options())[1]
+    training._sums.copy_(sums)
+    torch.manual_seed(5)
+    if expected is None:
+        with pytest.raises(RuntimeError, match="invalid multinomial distribution"):
+            training._draw(count, alpha)
+        return
+    assert torch.equal(training._draw(count, alpha), expected)
+    assert torch.equal(training._chances, chances)
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 def test_large_buffers_move_to_huge_pages_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
-from hotloop import ops
 from hotloop.integrations.hosts import find_host
 from hotloop.integrations.patches import Patches, installed
 from hotloop.integrations.pufferlib_rollout import Options, Rollout, evaluate
-from hotloop.integrations.pufferlib_training import Training, train
+from hotloop.integrations.pufferlib_training import Training, compute_puff_advantage, train
 from hotloop.integrations.pufferlib_twin import verified_evaluate, verified_train
 from hotloop.integrations.verify import Verifier
 
@@ -81,39 +79,6 @@ def uninstall() -> None:
     if installed("pufferlib") is _PATCHES:
         _PATCHES.remove()
     _WORK.clear()
-
-
-def compute_puff_advantage(
-    values: Tensor,
-    rewards: Tensor,
-    terminals: Tensor,
-    ratio: Tensor,
-    advantages: Tensor,
-    gamma: float,
-    gae_lambda: float,
-    vtrace_rho_clip: float,
-    vtrace_c_clip: float,
-) -> Tensor:
-    """`pufferlib.pufferl.compute_puff_advantage`: fills `advantages` but for its last column.
-
-    Args:
-        values, rewards, terminals, ratio, advantages: `[segments, horizon]`, on the CPU. Unlike the host's op
-            it reads tensors that are not contiguous as they are.
-        gamma, gae_lambda, vtrace_rho_clip, vtrace_c_clip: as in `hotloop.ops.puff_advantage`.
-
-    Returns:
-        `advantages`.
-
-    Raises:
-        TypeError, ValueError: as `hotloop.ops.puff_advantage`.
-    """
-    last = advantages[:, -1:].clone()
-    ops.puff_advantage(
-        values.detach(), rewards.detach(), terminals.detach(), ratio.detach(), gamma, gae_lambda,
-        vtrace_rho_clip, vtrace_c_clip, out=advantages,
-    )  # fmt: skip
-    advantages[:, -1:] = last
-    return advantages
 
 
 def _work(trainer: Any, options: Options) -> tuple[Rollout, Training]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import time
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -11,14 +12,48 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hotloop import ops
 from hotloop.ops import GatherPlan, scatter_
 
 GATHERED = ("observations", "actions", "logprobs", "values")  # attributes of PuffeRL
 _MANY = 1 << 15  # below so many steps computing all advantages costs less than picking rows
 
 
+def compute_puff_advantage(
+    values: Tensor,
+    rewards: Tensor,
+    terminals: Tensor,
+    ratio: Tensor,
+    advantages: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    vtrace_rho_clip: float,
+    vtrace_c_clip: float,
+) -> Tensor:
+    """`pufferlib.pufferl.compute_puff_advantage`: fills `advantages` but for its last column.
+
+    Args:
+        values, rewards, terminals, ratio, advantages: `[segments, horizon]`, on the CPU. Unlike the host's op
+            it reads tensors that are not contiguous as they are.
+        gamma, gae_lambda, vtrace_rho_clip, vtrace_c_clip: as in `hotloop.ops.puff_advantage`.
+
+    Returns:
+        `advantages`.
+
+    Raises:
+        TypeError, ValueError: as `hotloop.ops.puff_advantage`.
+    """
+    last = advantages[:, -1:].clone()
+    ops.puff_advantage(
+        values.detach(), rewards.detach(), terminals.detach(), ratio.detach(), gamma, gae_lambda,
+        vtrace_rho_clip, vtrace_c_clip, out=advantages,
+    )  # fmt: skip
+    advantages[:, -1:] = last
+    return advantages
+
+
 class Minibatch(NamedTuple):
-    """Rows of the rollout. All but `rows` and `weights` is memory that the next one overwrites.
+    """Rows of the rollout. All but `weights` is memory that the next one overwrites.
 
     Attributes:
         rows: `[k]` int64, which.
@@ -54,18 +89,31 @@ class Training:
     def __init__(self, trainer: Any, valid: Tensor | None) -> None:
         self.advantages = torch.zeros_like(trainer.values)
         self.losses: defaultdict[str, float] = defaultdict(float)
+        self._host: Any = importlib.import_module("pufferlib.pufferl")
         self._valid = valid
         self._ratio = torch.empty_like(trainer.ratio)
         self._magnitudes = torch.empty_like(self.advantages)
-        self._sums = trainer.values.new_empty(trainer.segments)  # of |A|, by row
+        # By row: sums of |A|, their powers, probabilities, and a number that decides who is drawn.
+        self._sums, self._powers, self._chances, self._race = (
+            torch.empty(trainer.segments) for _ in range(4)
+        )
         count = trainer.minibatch_segments
-        self._plan = GatherPlan.allocate(self._leaves(trainer), count)
+        # The probabilities of the rows come with them, times the number of rows.
+        scales: dict[Any, float] = {"chances": float(trainer.segments)}
+        self._plan = GatherPlan.allocate(self._leaves(trainer), count, scales=scales)
+        self._rows, self._best = torch.empty(count, dtype=torch.int64), torch.empty(count)
+        self._observations: Tensor = self._plan.out["observations"]
+        if not trainer.config["use_rnn"]:
+            self._observations = self._observations.flatten(0, 1)
         # A minibatch changes its own rows alone. Where they are few, only they are computed anew.
         self._rows_plan: GatherPlan | None = None
         if trainer.segments >= 4 * count and trainer.values.numel() >= _MANY:
             self._rows_plan = GatherPlan.allocate(self._inputs(trainer), count)
             self._rows_advantages = torch.zeros(count, trainer.values.shape[1])
         self._changed: Tensor | None = None
+        self._computed: Tensor | None = (
+            None  # of which rows the advantages are newer than the sums; None: all
+        )
         self._state: tuple[Any, ...] = ()
 
     def begin(self, trainer: Any) -> None:
@@ -80,49 +128,66 @@ class Training:
         known = self._changed is not None and self._state == self._state_of(trainer)
         if self._rows_plan is not None and self._changed is not None and known:
             self._rows_plan.gather(self._inputs(trainer), self._changed)
-            advantages = self._compute(trainer, self._rows_plan.out, self._rows_advantages)
-            # torch sums a row in the same order, whatever rows there are beside it
-            scatter_([self.advantages, self._sums], self._changed, [advantages, advantages.abs().sum(dim=1)])
+            self._compute(trainer, self._rows_plan.out, self._rows_advantages)
+            scatter_([self.advantages], self._changed, [self._rows_advantages])
+            self._computed = self._changed
         else:
             self._compute(trainer, self._inputs(trainer), self.advantages)
-            # The sums are torch's: in another order their last bits would differ, and with them the rows
-            # drawn.
-            torch.sum(torch.abs(self.advantages, out=self._magnitudes), dim=1, out=self._sums)
+            self._computed = None
         return self.advantages
 
     def minibatch(self, trainer: Any, alpha: float, beta: float) -> Minibatch:
         """Draws rows by their advantages, with torch's generator as PuffeRL does, and gathers them."""
-        # PuffeRL's operations, in place
-        probabilities = self._sums.pow(alpha).nan_to_num_(0, 0, 0)
-        total = probabilities.sum().add_(1e-6)
-        probabilities.add_(1e-6).div_(total)
-        rows = torch.multinomial(probabilities, trainer.minibatch_segments)
-        weights = probabilities.index_select(0, rows).mul_(trainer.segments).pow_(-beta).unsqueeze(1)
+        self._sum_up()
+        rows = self._draw(trainer.minibatch_segments, alpha)
         self._plan.gather(self._leaves(trainer), rows)
         found: dict[Any, Tensor] = self._plan.out
-        observations, valid = found["observations"], found.get("valid")
-        if not trainer.config["use_rnn"]:
-            observations = observations.flatten(0, 1)
+        valid = found.get("valid")
         return Minibatch(
-            rows, weights, observations, found["actions"], found["logprobs"], found["values"],
-            found["advantages"], None if valid is None else valid.bool(),
+            rows, found["chances"].pow(-beta).unsqueeze(1), self._observations, found["actions"],
+            found["logprobs"], found["values"], found["advantages"], None if valid is None else valid.bool(),
         )  # fmt: skip
+
+    def _sum_up(self) -> None:
+        """|A| by row. The sums are torch's: in another order their last bits would differ, and with them the
+        rows drawn."""
+        if self._computed is None:
+            torch.sum(torch.abs(self.advantages, out=self._magnitudes), dim=1, out=self._sums)
+        else:  # torch sums a row in the same order, whatever rows there are beside it
+            scatter_([self._sums], self._computed, [self._rows_advantages.abs().sum(dim=1)])
+
+    def _draw(self, count: int, alpha: float) -> Tensor:
+        """`count` rows without replacement, as PuffeRL draws them: its operations, in place, where what it
+        looks for beside them (NaN, infinities, a distribution of zeros) can be seen by one number."""
+        powers = torch.pow(self._sums, alpha, out=self._powers)
+        total = powers.sum()
+        if count == 1 or not math.isfinite(total.item()):
+            powers.nan_to_num_(0, 0, 0)
+            total = powers.sum()
+            torch.add(powers, 1e-6, out=self._chances).div_(total.add_(1e-6))
+            return torch.multinomial(self._chances, count)
+        torch.add(powers, 1e-6, out=self._chances).div_(total.add_(1e-6))
+        # What torch.multinomial does once it has checked its argument, with its draws and in its memory.
+        torch.div(self._chances, self._race.exponential_(1), out=self._race)
+        torch.topk(self._race, count, out=(self._best, self._rows))
+        return self._rows
 
     def write_back(self, trainer: Any, rows: Tensor, ratio: Tensor, values: Tensor) -> None:
         """Ratios and values `[k, T]` of a minibatch into the rollout."""
         scatter_([trainer.ratio, trainer.values], rows, [ratio, values])
         self._changed, self._state = rows, self._state_of(trainer)
 
-    def _compute(self, trainer: Any, inputs: dict[Any, Tensor], out: Tensor) -> Tensor:
+    def _compute(self, trainer: Any, inputs: dict[Any, Tensor], out: Tensor) -> None:
         ratio = inputs["ratio"]
         if "valid" in inputs:
             # Without weight a step's advantage is 0, and the trace ends there.
             ratio = torch.mul(ratio, inputs["valid"], out=self._ratio[: len(ratio)])
-        compute = importlib.import_module("pufferlib.pufferl").compute_puff_advantage
-        advantages: Tensor = compute(
-            inputs["values"], inputs["rewards"], inputs["terminals"], ratio, out, *_coefficients(trainer)
-        )
-        return advantages
+        compute = self._host.compute_puff_advantage
+        arguments = inputs["values"], inputs["rewards"], inputs["terminals"], ratio
+        if compute is compute_puff_advantage:  # the last column of `out` is 0 anyhow
+            ops.puff_advantage(*arguments, *_coefficients(trainer), out=out)
+        else:  # somebody has put one of their own there
+            compute(*arguments, out, *_coefficients(trainer))
 
     def _state_of(self, trainer: Any) -> tuple[Any, ...]:
         """Changes when somebody else writes into what advantages are computed from."""
@@ -146,8 +211,11 @@ class Training:
         return float("nan") if variance == 0 else (1 - (returns - predicted).var() / variance).item()
 
     def _leaves(self, trainer: Any) -> dict[Any, Tensor]:
-        leaves = {name: getattr(trainer, name) for name in GATHERED} | {"advantages": self.advantages}
-        return leaves if self._valid is None else leaves | {"valid": self._valid}
+        leaves = {name: getattr(trainer, name) for name in GATHERED}
+        leaves["advantages"], leaves["chances"] = self.advantages, self._chances
+        if self._valid is not None:
+            leaves["valid"] = self._valid
+        return leaves
 
 
 def train(trainer: Any, training: Training) -> Any:
