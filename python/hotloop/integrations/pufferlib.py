@@ -37,6 +37,7 @@ def install(
     *,
     truncations: str = "ignore",
     masks: bool = False,
+    losses: str = "exact",
 ) -> None:
     """Every `PuffeRL` of this process, made before or after, goes on with hotloop. A second call changes the
     options.
@@ -52,18 +53,21 @@ def install(
             nothing. `"previous"`: that observation is of the next episode already (native environments): the
             last value before it stands in.
         masks: steps of agents that are masked out count for nothing: no advantage, no loss, no statistic.
+        losses: `"exact"`: PuffeRL's operations, to the last bit. `"fused"`: native ones, which give its
+            losses and gradients to about 1e-6. A trainer or a policy that they do not fit is refused when it
+            trains: see `hotloop.integrations.pufferlib_fused`.
 
     Raises:
         ModuleNotFoundError, UntestedHostError: see `Host.require`.
         TypeError, ValueError: an option that there is not, or `verify` together with one.
     """
     find_host("pufferlib").require(force)
-    options = Options(truncations, masks)
+    options = Options(truncations, masks, losses)
     verifier = Verifier("pufferlib", verify)
     if verifier.left and options != Options():
         raise ValueError(
-            "hotloop.integrations.pufferlib: verify compares with what PuffeRL does, which has neither "
-            f"truncations={truncations!r} nor masks={masks}"
+            "hotloop.integrations.pufferlib: verify compares with what PuffeRL does to the last bit, so "
+            f"it must be alone, got truncations={truncations!r}, masks={masks}, losses={losses!r}"
         )
     pufferl: Any = importlib.import_module("pufferlib.pufferl")
     uninstall()
@@ -91,7 +95,7 @@ def _work(trainer: Any, options: Options) -> tuple[Rollout, Training]:
                 "hotloop.integrations.pufferlib.uninstall() puts its own code back"
             )
         rollout = Rollout(trainer, options)
-        work = _WORK[trainer] = (rollout, Training(trainer, rollout.valid))
+        work = _WORK[trainer] = (rollout, Training(trainer, rollout.valid, options.losses == "fused"))
     return work
 
 

@@ -17,6 +17,7 @@ from hotloop.ops._memory import empty_buffer, move_to_huge_pages
 STORED = ("observations", "actions", "logprobs", "rewards", "terminals", "values")
 _VALUES = STORED.index("values")
 TRUNCATIONS = ("ignore", "terminal", "final", "previous")
+LOSSES = ("exact", "fused")
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,23 @@ class Options:
     """What `install` may be asked for beyond what PuffeRL does.
 
     Raises:
-        ValueError: a `truncations` that there is not. TypeError: `masks` is no bool.
+        ValueError: `truncations` or `losses` that there are not. TypeError: `masks` is no bool.
     """
 
     truncations: str = "ignore"
     masks: bool = False
+    losses: str = "exact"
 
     def __post_init__(self) -> None:
         if self.truncations not in TRUNCATIONS:
             raise ValueError(
                 "hotloop.integrations.pufferlib: truncations must be one of "
                 f"{', '.join(TRUNCATIONS)}, got {self.truncations!r}"
+            )
+        if self.losses not in LOSSES:
+            raise ValueError(
+                "hotloop.integrations.pufferlib: losses must be one of "
+                f"{', '.join(LOSSES)}, got {self.losses!r}"
             )
         if not isinstance(self.masks, bool):
             raise TypeError(f"hotloop.integrations.pufferlib: masks must be a bool, got {self.masks!r}")
@@ -62,7 +69,7 @@ class Rollout:
 
     def __init__(self, trainer: Any, options: Options) -> None:
         self.options = options
-        self._plain = options == Options()
+        self._plain = not options.masks and options.truncations == "ignore"
         self.segments, self.horizon = trainer.values.shape
         self.valid: Tensor | None = None
         if options.fillers:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import math
 import time
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.integrations.pufferlib_fused import FusedLosses
+from hotloop.integrations.pufferlib_minibatch import Minibatch, Outcome, evaluated, exact_losses
 from hotloop.ops import GatherPlan, scatter_
 
 GATHERED = ("observations", "actions", "logprobs", "values")  # attributes of PuffeRL
@@ -52,41 +53,21 @@ def compute_puff_advantage(
     return advantages
 
 
-class Minibatch(NamedTuple):
-    """Rows of the rollout. All but `weights` is memory that the next one overwrites.
-
-    Attributes:
-        rows: `[k]` int64, which.
-        weights: `[k, 1]`, corrections of their probabilities.
-        observations: `[k, T, ...]`, or `[k * T, ...]` for a policy without memory.
-        actions: `[k, T, ...]`.
-        logprobs, values, advantages: `[k, T]`.
-        valid: `[k, T]` bool, or None where every step counts.
-    """
-
-    rows: Tensor
-    weights: Tensor
-    observations: Tensor
-    actions: Tensor
-    logprobs: Tensor
-    values: Tensor
-    advantages: Tensor
-    valid: Tensor | None
-
-
 class Training:
     """What the updates of one trainer keep between minibatches.
 
     Args:
         trainer: a `PuffeRL`.
         valid: `[segments, horizon]`, 0 for steps that count for nothing; None where all count.
+        fused: whether losses are native.
 
     Attributes:
+        fused: computes them; None where they are PuffeRL's operations.
         advantages: `[segments, horizon]`, those that the last minibatch was drawn by.
         losses: of the last epoch, by name.
     """
 
-    def __init__(self, trainer: Any, valid: Tensor | None) -> None:
+    def __init__(self, trainer: Any, valid: Tensor | None, fused: bool = False) -> None:
         self.advantages = torch.zeros_like(trainer.values)
         self.losses: defaultdict[str, float] = defaultdict(float)
         self._host: Any = importlib.import_module("pufferlib.pufferl")
@@ -102,6 +83,8 @@ class Training:
         scales: dict[Any, float] = {"chances": float(trainer.segments)}
         self._plan = GatherPlan.allocate(self._leaves(trainer), count, scales=scales)
         self._rows, self._best = torch.empty(count, dtype=torch.int64), torch.empty(count)
+        self._returns = torch.empty(count, trainer.values.shape[1])
+        self.fused = FusedLosses(trainer, self._plan.out, self._returns) if fused else None
         self._observations: Tensor = self._plan.out["observations"]
         if not trainer.config["use_rnn"]:
             self._observations = self._observations.flatten(0, 1)
@@ -142,10 +125,11 @@ class Training:
         rows = self._draw(trainer.minibatch_segments, alpha)
         self._plan.gather(self._leaves(trainer), rows)
         found: dict[Any, Tensor] = self._plan.out
-        valid = found.get("valid")
+        advantages, values, valid = found["advantages"], found["values"], found.get("valid")
         return Minibatch(
             rows, found["chances"].pow(-beta).unsqueeze(1), self._observations, found["actions"],
-            found["logprobs"], found["values"], found["advantages"], None if valid is None else valid.bool(),
+            found["logprobs"], values, advantages, torch.add(advantages, values, out=self._returns),
+            None if valid is None else valid.bool(),
         )  # fmt: skip
 
     def _sum_up(self) -> None:
@@ -172,10 +156,21 @@ class Training:
         torch.topk(self._race, count, out=(self._best, self._rows))
         return self._rows
 
-    def write_back(self, trainer: Any, rows: Tensor, ratio: Tensor, values: Tensor) -> None:
-        """Ratios and values `[k, T]` of a minibatch into the rollout."""
-        scatter_([trainer.ratio, trainer.values], rows, [ratio, values])
-        self._changed, self._state = rows, self._state_of(trainer)
+    def losses_of(self, trainer: Any, minibatch: Minibatch) -> Outcome:
+        """Trains nothing yet: the policy's pass over a minibatch and its losses. Ratios and values are
+        written into the rollout."""
+        profile, epoch = trainer.profile, trainer.epoch
+        context = {"action": minibatch.actions, "lstm_h": None, "lstm_c": None}
+        logits, values = trainer.policy(minibatch.observations, context)
+        if self.fused is not None:
+            profile("train_misc", epoch)
+            outcome = self.fused.evaluate(trainer, minibatch, logits, values)
+        else:
+            found = evaluated(minibatch, logits)
+            profile("train_misc", epoch)
+            outcome = exact_losses(trainer, minibatch, *found, values)
+        self._changed, self._state = minibatch.rows, self._state_of(trainer)
+        return outcome
 
     def _compute(self, trainer: Any, inputs: dict[Any, Tensor], out: Tensor) -> None:
         ratio = inputs["ratio"]
@@ -229,25 +224,18 @@ def train(trainer: Any, training: Training) -> Any:
     losses = training.losses
     for number in range(count):
         profile("train_misc", epoch, nest=True)
-        trainer.amp_context.__enter__()  # as PuffeRL does, which never leaves it
+        if number == 0:
+            trainer.amp_context.__enter__()  # PuffeRL enters it twice a minibatch, and never leaves it
         training.advantages_of(trainer)
         profile("train_copy", epoch)
         minibatch = training.minibatch(trainer, alpha, beta)
-        returns = minibatch.advantages + minibatch.values
         profile("train_forward", epoch)
-        new_logprobs, entropy, new_values = _forward(trainer, minibatch)
+        outcome = training.losses_of(trainer, minibatch)
         profile("train_misc", epoch)
-        log_ratio = new_logprobs - minibatch.logprobs
-        ratio = log_ratio.exp()
-        new_values = new_values.view(returns.shape)
-        training.write_back(trainer, minibatch.rows, ratio.detach(), new_values.detach())
-        told, loss = _losses(config, minibatch, returns, log_ratio, ratio, new_values, entropy)
-        trainer.amp_context.__enter__()
-        profile("train_misc", epoch)
-        for name, value in told.items():
-            losses[name] += value.item() / count
+        for name, value in outcome.told.items():
+            losses[name] += value / count
         profile("learn", epoch)
-        loss.backward()
+        torch.autograd.backward(outcome.tensors, outcome.gradients)
         if (number + 1) % trainer.accumulate_minibatches == 0:
             torch.nn.utils.clip_grad_norm_(trainer.policy.parameters(), config["max_grad_norm"])
             trainer.optimizer.step()
@@ -260,68 +248,9 @@ def train(trainer: Any, training: Training) -> Any:
     return _finish_epoch(trainer, losses)
 
 
-def _forward(trainer: Any, minibatch: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities `[k, T]`, entropies and values, as the policy shapes them."""
-    sample_logits = importlib.import_module("pufferlib.pytorch").sample_logits
-    context = {"action": minibatch.actions, "lstm_h": None, "lstm_c": None}
-    logits, values = trainer.policy(minibatch.observations, context)
-    _, logprobs, entropy = sample_logits(logits, action=minibatch.actions)
-    return logprobs.reshape(minibatch.logprobs.shape), entropy, values
-
-
-def _losses(
-    config: Any,
-    minibatch: Minibatch,
-    returns: Tensor,
-    log_ratio: Tensor,
-    ratio: Tensor,
-    values: Tensor,
-    entropy: Tensor,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """What is logged, in PuffeRL's order, and the loss: PPO's clipped surrogate (Schulman et al. 2017) of
-    normalised advantages, the clipped value loss, and the entropy bonus. Means are of steps that count."""
-    clip, value_clip = config["clip_coef"], config["vf_clip_coef"]
-    valid = minibatch.valid
-    mean = functools.partial(_mean, valid=valid)
-    with torch.no_grad():
-        old_kl = mean(-log_ratio)
-        kl = mean((ratio - 1) - log_ratio)
-        clipped = mean(((ratio - 1.0).abs() > clip).float())
-        centred = minibatch.advantages - mean(minibatch.advantages)
-        deviation = minibatch.advantages.std() if valid is None else _deviation(centred, valid)
-        advantages = minibatch.weights * centred / (deviation + 1e-8)
-    surrogate = torch.max(-advantages * ratio, -advantages * torch.clamp(ratio, 1 - clip, 1 + clip))
-    near = minibatch.values + torch.clamp(values - minibatch.values, -value_clip, value_clip)
-    value_loss = 0.5 * mean(torch.max((values - returns) ** 2, (near - returns) ** 2))
-    policy_loss = mean(surrogate)
-    entropy = entropy.mean() if valid is None else mean(entropy.reshape(returns.shape))
-    loss = policy_loss + config["vf_coef"] * value_loss - config["ent_coef"] * entropy
-    told = {
-        "policy_loss": policy_loss,
-        "value_loss": value_loss,
-        "entropy": entropy,
-        "old_approx_kl": old_kl,
-        "approx_kl": kl,
-        "clipfrac": clipped,
-        "importance": mean(ratio),
-    }
-    return told, loss
-
-
 def _coefficients(trainer: Any) -> tuple[float, ...]:
     names = ("gamma", "gae_lambda", "vtrace_rho_clip", "vtrace_c_clip")
     return tuple(trainer.config[name] for name in names)
-
-
-def _mean(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Of the steps that count; 0 where none does."""
-    return x.mean() if valid is None else torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
-
-
-def _deviation(centred: Tensor, valid: Tensor) -> Tensor:
-    """The standard deviation, as `Tensor.std`, of the steps that count; 0 where there are fewer than two."""
-    squares = torch.where(valid, centred, 0.0).square().sum()
-    return (squares / (valid.sum() - 1).clamp(min=1)).sqrt()
 
 
 def _finish_epoch(trainer: Any, losses: defaultdict[str, float]) -> Any:
