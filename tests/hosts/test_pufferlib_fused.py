@@ -10,8 +10,8 @@ import torch
 from sameness import assert_same
 from torch import Tensor, nn
 
+from hotloop import ops
 from hotloop.integrations import pufferlib as ours
-from hotloop.integrations import pufferlib_fused as fused
 
 pytest.importorskip("pufferlib.pufferl", reason="what it imports is missing: make test-peers")
 from pufferl_trainers import run, trainer
@@ -76,16 +76,15 @@ def test_one_call_does_it_and_the_hosts_functions_are_not_called(monkeypatch: py
     ours.install(losses="fused")
     made, calls = trainer("multidiscrete"), []
     made.evaluate()
-    sample, joined = pufferl.pufferlib.pytorch.sample_logits, fused.join_calls
+    pytorch, differentiate = pufferl.pufferlib.pytorch, ops.CategoricalPPO.differentiate
+    sample = pytorch.sample_logits
 
-    def join(*args: Any) -> Any:
-        run = joined(*args)
-        return lambda *given: calls.append("native") or run(*given)
+    def native(*given: Any) -> None:
+        calls.append("native")
+        differentiate(*given)
 
-    monkeypatch.setattr(fused, "join_calls", join)
-    monkeypatch.setattr(
-        pufferl.pufferlib.pytorch, "sample_logits", lambda *a, **k: calls.append("host") or sample(*a, **k)
-    )
+    monkeypatch.setattr(ops.CategoricalPPO, "differentiate", native)
+    monkeypatch.setattr(pytorch, "sample_logits", lambda *a, **k: calls.append("host") or sample(*a, **k))
     made.train()
     assert calls == 8 * ["native"]
 
@@ -107,6 +106,19 @@ def test_logits_of_other_sizes_are_taken_as_they_come() -> None:
     expected = run(narrowed(trainer("discrete", adam_eps=1e-5)))
     ours.install(losses="fused")
     assert_close(run(narrowed(trainer("discrete", adam_eps=1e-5))), expected)
+
+
+def test_numbers_and_buffers_may_be_replaced_between_epochs() -> None:
+    def trained() -> list[dict[str, Any]]:
+        made = trainer("discrete", adam_eps=1e-5)
+        told = run(made, epochs=1)
+        made.config.update(clip_coef=0.05, vf_coef=0.3, ent_coef=0.2, vf_clip_coef=0.03)
+        made.ratio, made.values = made.ratio.clone(), made.values.clone()
+        return told + run(made, epochs=2)
+
+    expected = trained()
+    ours.install(losses="fused")
+    assert_close(trained(), expected)
 
 
 def test_a_frozen_head_is_left_alone() -> None:

@@ -14,20 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotloop import _core, ops
+from hotloop import ops
 from hotloop.integrations.pufferlib_minibatch import Minibatch, Outcome
-from hotloop.ops.joined_calls import NativeCall, Slot, join_calls
 from hotloop.ops.ppo_loss import PPO_STATISTICS
 
 _EPS = 1e-8  # PuffeRL's, beside the deviation of advantages
 _HOW = 'install(losses="exact") keeps PufferLib\'s own arithmetic'
-_SLOTS = {
-    name: Slot(name)
-    for name in (
-        "logits", "values", "actions", "rows", "weights", "targets", "written", "clip_coef", "vf_clip_coef",
-        "vf_coef", "ent_coef",
-    )
-}  # fmt: skip
 
 
 class FusedLosses:
@@ -48,12 +40,16 @@ class FusedLosses:
                 "hotloop.integrations.pufferlib: losses='fused' computes in float32, where PuffeRL rounds to "
                 f"its precision in between: precision must be 'float32', got {precision!r}; {_HOW}"
             )
-        self._found, self._returns = found, returns
-        self._shape = returns.shape
+        self._returns, self._shape = returns, returns.shape
+        self._weights = torch.empty(len(returns), 1)
+        self._stored = ops.PPORows(
+            found["logprobs"], found["values"], found["advantages"], None, None,
+            self._weights.expand(self._shape), found.get("valid"),
+        )  # fmt: skip
         self._statistics = torch.empty(len(PPO_STATISTICS), dtype=torch.float64)
-        self._ratio = torch.empty(self._shape)
         self._layout: tuple[Any, ...] | None = None
-        self._run: Any = None
+        self._ppo: ops.CategoricalPPO | None = None
+        self._bound: tuple[Any, ...] = ()
 
     def evaluate(self, trainer: Any, minibatch: Minibatch, logits: Any, values: Tensor) -> Outcome:
         """Losses and what they are differentiated by; ratios and values are written into the rollout.
@@ -77,22 +73,38 @@ class FusedLosses:
 
     def _of_choices(self, trainer: Any, minibatch: Minibatch, heads: list[Tensor], values: Tensor) -> Outcome:
         sizes = [head.shape[1] for head in heads]
-        count, several = minibatch.values.numel(), minibatch.actions.dim() > 2
+        nvec = sizes if minibatch.actions.dim() > 2 else None
         with torch.no_grad():
-            if self._layout != (sizes, several):
-                self._layout = sizes, several
-                self._run = self._joined(count, sizes if several else None, sum(sizes))
-            joint = heads[0].detach() if len(heads) == 1 else torch.cat(heads, 1, out=self._logits)
-            written = values.detach()
-            actions = minibatch.actions.flatten(0, 1)
-            self._run(
-                joint, written, actions, minibatch.rows, minibatch.weights.expand(self._shape),
-                [trainer.ratio, trainer.values], [self._ratio, written], *_numbers(trainer.config),
-            )  # fmt: skip
-            gradients = [*self._grad_logits.split(sizes, 1), self._grad_values]
+            self._weights.copy_(minibatch.weights)
+            ppo = self._bound_to(trainer, sizes, nvec)
+            joint = heads[0].detach() if len(heads) == 1 else torch.cat(heads, 1)
+            ppo.differentiate(
+                joint.contiguous(), values.detach(), minibatch.actions, minibatch.rows, self._statistics
+            )
+            gradients = [*ppo.grad_logits.split(sizes, 1), ppo.grad_values.view(self._shape)]
         both = zip([*heads, values], gradients, strict=True)
         learning = [(each, gradient) for each, gradient in both if each.requires_grad]
         return Outcome(self._told(), [each for each, _ in learning], [gradient for _, gradient in learning])
+
+    def _bound_to(self, trainer: Any, sizes: list[int], nvec: list[int] | None) -> ops.CategoricalPPO:
+        """The calculation for logits of these sizes and the trainer's numbers and buffers of now."""
+        layout = sizes, nvec
+        if self._ppo is None or self._layout != layout:
+            rows, horizon = self._shape
+            self._ppo = ops.CategoricalPPO(rows, horizon, sum(sizes), torch.float32, nvec)
+            self._layout = layout
+            self._bound = ()
+        numbers, buffers = _numbers(trainer.config), (trainer.values, trainer.ratio)
+        if (
+            not self._bound
+            or self._bound[0] != numbers
+            or any(a is not b for a, b in zip(self._bound[1], buffers, strict=True))
+        ):
+            # without a recursion over the minibatch nobody reads the first four
+            settings = ops.PPOSettings(1.0, 1.0, 1.0, 1.0, *numbers, True, _EPS)
+            self._ppo.bind(self._stored, settings, buffers[0], write_importance_to=buffers[1])
+            self._bound = numbers, buffers
+        return self._ppo
 
     def _of_normal(self, trainer: Any, minibatch: Minibatch, normal: Any, values: Tensor) -> Outcome:
         sample_logits = importlib.import_module("pufferlib.pytorch").sample_logits
@@ -105,38 +117,10 @@ class FusedLosses:
             valid=minibatch.valid, clip_coef=clip, vf_clip_coef=value_clip, vf_coef=value_coef,
             ent_coef=entropy_coef, eps=_EPS,
         )  # fmt: skip
-        ratio = ops.importance_ratio(log_prob.detach(), minibatch.logprobs, minibatch.valid, out=self._ratio)
+        ratio = ops.importance_ratio(log_prob.detach(), minibatch.logprobs, minibatch.valid)
         ops.scatter_([trainer.ratio, trainer.values], minibatch.rows, [ratio, values.detach()])
         self._statistics = statistics
         return Outcome(self._told(), [loss])
-
-    def _joined(self, count: int, sizes: list[int] | None, num_logits: int) -> Any:
-        """One native call of a minibatch of `count` steps."""
-        found, valid, heads = self._found, self._found.get("valid"), 1 if sizes is None else len(sizes)
-        log_prob, entropy, gradients = torch.empty(count), torch.empty(count), torch.empty(3, *self._shape)
-        grad_log_prob, self._grad_values, grad_entropy = gradients.unbind()
-        saved, loss = torch.empty(count, 3 * heads), torch.empty(())
-        self._logits, self._grad_logits = torch.empty(2, count, num_logits).unbind()
-        at, rows_of = _SLOTS, log_prob.view(self._shape)
-        calls: list[NativeCall] = [
-            (
-                _core.categorical_evaluate, at["logits"], at["actions"], None, sizes, log_prob, entropy,
-                saved,
-            ),
-            (_core.importance_ratio, rows_of, found["logprobs"], valid, 1.0, self._ratio),
-            (_core.scatter_, at["targets"], at["rows"], at["written"]),
-            (
-                _core.ppo_loss, rows_of, found["logprobs"], found["advantages"], at["values"],
-                found["values"], self._returns, entropy.view(self._shape), at["weights"], valid,
-                at["clip_coef"], at["vf_clip_coef"], at["vf_coef"], at["ent_coef"], True, _EPS, loss,
-                self._statistics, gradients,
-            ),
-            (
-                _core.categorical_evaluate_backward, grad_log_prob.view(count), grad_entropy.view(count),
-                at["logits"], at["actions"], None, sizes, saved, self._grad_logits,
-            ),
-        ]  # fmt: skip
-        return join_calls("hotloop.integrations.pufferlib: losses='fused'", calls, tuple(at.values()))
 
     def _told(self) -> dict[str, float]:
         told = dict(zip(PPO_STATISTICS, self._statistics.tolist(), strict=True))
