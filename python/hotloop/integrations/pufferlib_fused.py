@@ -60,7 +60,7 @@ class FusedLosses:
         Raises:
             TypeError, ValueError: they are of a kind or shape that there is no native loss for.
         """
-        values = _checked("values", values).view(self._shape)
+        values = _checked("values", values)
         if isinstance(logits, torch.distributions.Normal):
             return self._of_normal(trainer, minibatch, logits, values)
         heads = [logits] if isinstance(logits, Tensor) else logits
@@ -81,7 +81,8 @@ class FusedLosses:
             ppo.differentiate(
                 joint.contiguous(), values.detach(), minibatch.actions, minibatch.rows, self._statistics
             )
-            gradients = [*ppo.grad_logits.split(sizes, 1), ppo.grad_values.view(self._shape)]
+            of_logits = [ppo.grad_logits] if len(heads) == 1 else ppo.grad_logits.split(sizes, 1)
+            gradients = [*of_logits, ppo.grad_values.view(values.shape)]
         both = zip([*heads, values], gradients, strict=True)
         learning = [(each, gradient) for each, gradient in both if each.requires_grad]
         return Outcome(self._told(), [each for each, _ in learning], [gradient for _, gradient in learning])
@@ -107,6 +108,7 @@ class FusedLosses:
         return self._ppo
 
     def _of_normal(self, trainer: Any, minibatch: Minibatch, normal: Any, values: Tensor) -> Outcome:
+        values = values.view(self._shape)
         sample_logits = importlib.import_module("pufferlib.pytorch").sample_logits
         _, log_prob, entropy = sample_logits(normal, action=minibatch.actions)
         log_prob = _checked("log-probabilities", log_prob).view(self._shape)
