@@ -108,6 +108,37 @@ def test_equals_the_ops_and_their_backward_passes(
         assert torch.equal(buffer[indices], values.detach().view(ROWS, HORIZON).float())
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_without_rewards_the_advantages_are_those_that_were_given(masked: bool) -> None:
+    torch.manual_seed(0)
+    stored = stored_rows(masked=masked, after=False)._replace(rewards=None, dones=None)
+    logits = torch.randn(ROWS * HORIZON, 6, requires_grad=True)
+    values = torch.randn(ROWS, HORIZON, requires_grad=True)
+    actions, indices = torch.randint(0, 6, (ROWS, HORIZON)), torch.randperm(SEGMENTS)[:ROWS]
+    log_prob, entropy = (
+        each.view(ROWS, HORIZON) for each in ops.categorical_evaluate(logits, actions.flatten())
+    )
+    at = SETTINGS
+    loss, expected = ops.ppo_loss(
+        log_prob, stored.log_prob, stored.advantages, values, stored.values,
+        stored.advantages + stored.values, entropy, prio_weights=stored.prio_weights, valid=stored.valid,
+        clip_coef=at.clip_coef, vf_clip_coef=at.vf_clip_coef, vf_coef=at.vf_coef, ent_coef=at.ent_coef,
+    )  # fmt: skip
+    loss.backward()
+    joined = ops.CategoricalPPO(ROWS, HORIZON, 6, torch.float32, None)
+    new_values, ratios = torch.zeros(2, SEGMENTS, HORIZON).unbind()
+    statistics = torch.empty(12, dtype=torch.float64)
+    with torch.no_grad():
+        joined.bind(stored, SETTINGS, new_values, write_importance_to=ratios)
+        joined.differentiate(logits, values.flatten(), actions, indices, statistics)
+    assert torch.equal(statistics, expected)
+    assert torch.equal(joined.grad_logits, logits.grad)
+    assert torch.equal(joined.grad_values.view(ROWS, HORIZON), values.grad)
+    importance = ops.importance_ratio(log_prob.detach(), stored.log_prob, stored.valid, 0.0)
+    assert torch.equal(ratios[indices], importance)
+    assert torch.equal(new_values[indices], values.detach())
+
+
 def test_writes_values_nowhere_where_nobody_wants_them() -> None:
     joined, stored = (
         ops.CategoricalPPO(ROWS, HORIZON, 3, torch.float32, None),

@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> int:
     for host in chosen:
         print(f"\n== {host}", flush=True)
         page = f"docs/integrations/{host}.md"
-        tests = [f"tests/hosts/test_{host}.py"]
+        files = sorted((ROOT / "tests" / "hosts").glob(f"test_{host}*.py"))
+        tests = [str(file.relative_to(ROOT)) for file in files]
         if (ROOT / page).exists():  # what it shows runs too
             tests.append(f"tests/test_docs_blocks.py::test_python_blocks_run[{page}]")
         command = [str(make(host)), "-m", "pytest", "-q", *tests, *rest]

@@ -56,10 +56,14 @@ def lines(race: Mapping[str, Any]) -> list[str]:
         f"of {race['steps']} steps takes {found['seconds'][0] * 1e3:.1f} ms, with hotloop "
         f"{found['seconds'][1] * 1e3:.1f} ms: {found['whole']:.2f}x; {found['share']:.0%} is replaced{part}"
     ]
+    if "floor" in found:
+        told[0] += f"; copying its bytes takes {found['floor'] * 1e3:.2f} ms: {found['at_most']:.1f}x at most"
     for name, (plain, ours, ratio) in found["parts"].items():
+        least, at_most = found.get("floors", {}).get(name, (0.0, None))
         told.append(
             f"  {name:<28} {plain * 1e3:9.2f} ms  {ours * 1e3:9.2f} ms"
             + (f"  {ratio:6.1f}x" if ratio else "")
+            + (f"  of at most {at_most:6.1f}x ({least * 1e3:.2f} ms)" if at_most else "")
         )
     return told
 

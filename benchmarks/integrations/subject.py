@@ -89,7 +89,14 @@ JOBS: dict[str, tuple[str, ...]] = {
         "head, 1024 agents, prioritised",
         "head, 1024 agents, LSTM",
     ),
-    "pufferlib": ("64 agents", "1024 agents", "4096 agents"),
+    "pufferlib": (
+        "64 agents",
+        "1024 agents",
+        "4096 agents",
+        "64 agents, fused",
+        "1024 agents, fused",
+        "4096 agents, fused",
+    ),
     "rsl_rl": ("64 agents", "1024 agents", "4096 agents", "1024 agents, recurrent"),
     "cleanrl": ("8 agents", "64 agents", "1024 agents"),
     "sb3": ("8 agents", "64 agents", "1024 agents"),
@@ -100,8 +107,21 @@ JOBS: dict[str, tuple[str, ...]] = {
 }
 
 
-def make_subject(host: str, job: str, *, hotloop: bool, quick: bool, seed: int) -> Subject:
-    """A trainer at a job; `quick`: so small that a run takes seconds."""
+# Hosts whose module has `make_floor(job, *, quick, seed) -> Subject` too: its parts are what it takes to copy
+# the bytes that they must move.
+FLOORS = ("pufferlib",)
+
+
+def sides(host: str) -> tuple[str, ...]:
+    """Who takes part in a race at one of its jobs."""
+    return ("plain", "hotloop", "floor") if host in FLOORS else ("plain", "hotloop")
+
+
+def make_subject(host: str, job: str, *, side: str, quick: bool, seed: int) -> Subject:
+    """A trainer at a job, for one of the `sides`; `quick`: so small that a run takes seconds."""
     module = importlib.import_module(f".host_{host}", __package__)
-    subject: Subject = module.make(job, hotloop=hotloop, quick=quick, seed=seed)
+    if side == "floor":
+        floor: Subject = module.make_floor(job, quick=quick, seed=seed)
+        return floor
+    subject: Subject = module.make(job, hotloop=side == "hotloop", quick=quick, seed=seed)
     return subject

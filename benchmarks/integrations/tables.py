@@ -57,7 +57,7 @@ def readme(text: str, report: Mapping[str, Any]) -> str:
         if link is None and not line.startswith("| the same, 1,024 agents |"):
             continue
         host = link[1] if link is not None else host
-        races = chosen(report, host)
+        races = [race for race in chosen(report, host) if "fused" not in race["job"]]
         if host == "metta":
             races = [race for race in races if (race["job"].split(", ")[1] in _SMALL) == (link is not None)]
         if races:
@@ -70,18 +70,30 @@ def readme(text: str, report: Mapping[str, Any]) -> str:
 
 def page(report: Mapping[str, Any], host: str) -> list[str]:
     """A table of a host's page: milliseconds an iteration in what is replaced."""
-    lines = [f"| {host} | without | with | | of an iteration |", "| --- | --- | --- | --- | --- |"]
-    for race in chosen(report, host):
+    races = chosen(report, host)
+    floor = any("floor" in race["summary"] for race in races)
+    lines = [f"| {host} | without | with | |{' of at most |' if floor else ''} of an iteration |"]
+    lines.append("| --- | --- | --- | --- |" + (" --- | --- |" if floor else " --- |"))
+    for race in races:
         found = race["summary"]
+        floors = found.get("floors", {})
         plain, ours = (seconds * 1e3 for seconds in found["replaced"])
         job = re.sub(r"\b(\d)(\d{3})\b", r"\1,\2", race["job"])
-        lines.append(f"| {job} | {plain:.3g} | {ours:.3g} | {found['part']:.1f}x | {found['share']:.0%} |")
+        most = f" {_at_most(found.get('at_most'))} |" if floor else ""
+        lines.append(
+            f"| {job} | {plain:.3g} | {ours:.3g} | {found['part']:.1f}x |{most} {found['share']:.0%} |"
+        )
         lines += [
-            f"| - {name} | {both[0] * 1e3:.3g} | {both[1] * 1e3:.3g} | {both[0] / both[1]:.1f}x | |"
+            f"| - {name} | {both[0] * 1e3:.3g} | {both[1] * 1e3:.3g} | {both[0] / both[1]:.1f}x |"
+            + (f" {_at_most(floors.get(name, [0, None])[1])} | |" if floor else " |")
             for name, both in found["parts"].items()
             if both[1] and len(found["parts"]) > 1
         ]
     return lines
+
+
+def _at_most(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.1f}x"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -27,7 +27,7 @@ def main() -> int:
     torch.set_num_threads(order["threads"])
     torch.manual_seed(order["seed"])
     subject = make_subject(
-        order["host"], order["job"], hotloop=order["hotloop"], quick=order["quick"], seed=order["seed"]
+        order["host"], order["job"], side=order["side"], quick=order["quick"], seed=order["seed"]
     )
 
     def emit(**fields: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hotloop.integrations import find_host
+from hotloop.integrations import HOSTS, find_host
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,9 +19,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def host(request: pytest.FixtureRequest) -> None:
-    """Skips where the host of this file, or its tested version, is missing: but where HOTLOOP_HOST names it,
-    the host must be there."""
-    name = request.path.stem.removeprefix("test_")
+    """Skips where the host of this file (`test_<host>.py`, `test_<host>_<part>.py`), or its tested version,
+    is missing: but where HOTLOOP_HOST names it, the host must be there."""
+    stem = request.path.stem.removeprefix("test_")
+    name = next(host.name for host in HOSTS if f"{stem}_".startswith(f"{host.name}_"))
     found = find_host(name)
     if os.environ.get("HOTLOOP_HOST") != name and (found.module is not None):
         if not found.installed:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hotloop import integrations, ops
 from hotloop.integrations import UntestedHostError, VerificationError, hosts
 from hotloop.integrations import pufferlib as ours
+from hotloop.integrations import pufferlib_rollout as rollouts
 
-pufferlib = pytest.importorskip("pufferlib")
 pytest.importorskip("pufferlib.pufferl", reason="what it imports is missing: make test-peers")
-from pufferlib import emulation, models, pufferl, vector  # noqa: E402
+from pufferl_trainers import HORIZON, assert_equal, config, run, trainer
+from pufferlib import emulation, models, pufferl, vector
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-HORIZON = 8
 THEIRS = pufferl.compute_puff_advantage, pufferl.PuffeRL.evaluate, pufferl.PuffeRL.train
 
 
@@ -37,102 +38,6 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     ours.uninstall()
     torch.set_autocast_enabled("cpu", False)  # PuffeRL never leaves it
-
-
-class Agents:
-    """`slices` slices of 4 agents each, which arrive in turn; what they tell depends on what they got."""
-
-    def __init__(self, space: gymnasium.Space[Any], slices: int = 1, masked: bool = False) -> None:
-        self.single_observation_space = gymnasium.spaces.Box(-1, 1, (3, 2), np.float32)
-        self.observation_space = self.single_observation_space
-        self.single_action_space = space
-        self.agents_per_batch = 4
-        self.num_agents = 4 * slices
-        self.action_space = pufferlib.spaces.joint_space(space, self.agents_per_batch)
-        self.random, self.turn, self.sent, self.masked = np.random.default_rng(0), 0, 0.0, masked
-        self.env = self  # what models.Default looks at
-
-    def async_reset(self, seed: int) -> None:
-        self.random, self.turn, self.sent = np.random.default_rng(seed), 0, 0.0
-
-    def recv(self) -> tuple[Any, ...]:
-        n = self.agents_per_batch
-        observations = self.random.uniform(-1, 1, (n, 3, 2)).astype(np.float32) * np.float32(
-            np.cos(self.sent)
-        )
-        rewards = self.random.normal(size=n).astype(np.float32)
-        over = self.random.uniform(size=(3, n))
-        start = n * (self.turn % (self.num_agents // n))
-        infos = [{"score": float(rewards[0]), "parts": [1.0, 2.0], "nested": {"array": rewards.copy()}}]
-        return (
-            observations.astype(np.float32), rewards, over[0] < 0.1, over[1] < 0.1, None, infos,
-            np.arange(start, start + n), (over[2] < 0.8) | (not self.masked),
-        )  # fmt: skip
-
-    def send(self, actions: Any) -> None:
-        self.turn, self.sent = self.turn + 1, self.sent + float(np.abs(actions).sum())
-
-    def close(self) -> None:
-        pass
-
-
-SPACES = {
-    "discrete": gymnasium.spaces.Discrete(3),
-    "multidiscrete": gymnasium.spaces.MultiDiscrete([2, 3]),
-    "continuous": gymnasium.spaces.Box(-0.5, 0.5, (2,), np.float32),
-}
-
-
-def config(agents: int, **changed: Any) -> dict[str, Any]:
-    batch = agents * HORIZON
-    return {
-        "env": "test", "torch_deterministic": True, "seed": 1, "batch_size": batch, "bptt_horizon": HORIZON,
-        "minibatch_size": batch // 4, "max_minibatch_size": batch // 4, "update_epochs": 2, "device": "cpu",
-        "cpu_offload": False, "use_rnn": False, "compile": False, "optimizer": "adam", "learning_rate": 0.01,
-        "anneal_lr": True, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-8, "total_timesteps": 10**6,
-        "precision": "float32", "gamma": 0.97, "gae_lambda": 0.9, "clip_coef": 0.2, "vf_clip_coef": 0.2,
-        "vf_coef": 2.0, "ent_coef": 0.01, "max_grad_norm": 0.5, "prio_alpha": 0.7, "prio_beta0": 0.4,
-        "vtrace_rho_clip": 1.0, "vtrace_c_clip": 1.0, "checkpoint_interval": 10**9, "data_dir": "/nowhere",
-        **changed,
-    }  # fmt: skip
-
-
-def trainer(kind: str = "discrete", slices: int = 2, masked: bool = False, **changed: Any) -> Any:
-    """A new trainer; the same arguments make the same one."""
-    torch.manual_seed(0)
-    environments = Agents(SPACES[kind], slices, masked)
-    policy: nn.Module = models.Default(environments, hidden_size=16)
-    if changed.get("use_rnn"):
-        policy = models.LSTMWrapper(environments, policy, 16, 16)
-    made = pufferl.PuffeRL(config(4 * slices, **changed), environments, policy)
-    made.utilization.stop()
-    return made
-
-
-def run(made: Any, epochs: int = 3) -> list[dict[str, Any]]:
-    """What the trainer holds and told after each epoch."""
-    told = []
-    for _ in range(epochs):
-        made.last_log_time = 0.0  # always due
-        stats = copy.deepcopy(dict(made.evaluate()))
-        rollout = {name: getattr(made, name).clone() for name in ("observations", "actions", "rewards")}
-        made.train()
-        buffers = {name: getattr(made, name).clone() for name in ("values", "ratio", "logprobs", "terminals")}
-        learned = {name: p.detach().clone() for name, p in made.policy.state_dict().items()}
-        told.append(
-            {**rollout, **buffers, **learned, **made.losses, "step": made.global_step, "epoch": made.epoch}
-            | {f"stats/{name}": torch.tensor(values) for name, values in stats.items()}
-            | {"rate": made.optimizer.param_groups[0]["lr"], "free": made.free_idx, "rows": made.full_rows}
-        )
-    return told
-
-
-def assert_equal(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    for epoch, (a, b) in enumerate(zip(found, expected, strict=True)):
-        assert list(a) == list(b)
-        for name in b:
-            same = torch.equal(a[name], b[name]) if isinstance(b[name], Tensor) else a[name] == b[name]
-            assert same, (epoch, name, a[name], b[name])
 
 
 @pytest.mark.parametrize(
@@ -189,6 +94,50 @@ def test_rows_that_changed_are_all_that_has_to_be_computed(
     made.optimizer.step = meddle  # somebody else writes into the rollout
     made.train()
     assert rows == 16 * [32]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0, -0.3])
+@pytest.mark.parametrize(("segments", "count"), [(4, 4), (8, 1), (33, 7), (1025, 256)])
+@pytest.mark.parametrize("odd", [None, torch.nan, torch.inf, 3e38, 0.0], ids=str)
+def test_rows_are_drawn_as_the_host_draws_them(
+    segments: int, count: int, alpha: float, odd: float | None
+) -> None:
+    sums = torch.rand(segments, generator=torch.Generator().manual_seed(segments)) * 100
+    if odd is not None:
+        sums[:3] = odd
+    # PuffeRL.train
+    torch.manual_seed(5)
+    powers = torch.nan_to_num(sums**alpha, 0, 0, 0)
+    chances = (powers + 1e-6) / (powers.sum() + 1e-6)
+    expected, after = None, None
+    with suppress(RuntimeError):  # what it adds up to is infinite
+        expected = torch.multinomial(chances, count)
+        after = torch.get_rng_state()
+    ours.install()
+    batch = {"batch_size": segments * HORIZON, "minibatch_size": count * HORIZON}
+    made = trainer(slices=1, max_minibatch_size=count * HORIZON, **batch)
+    training = ours._work(made, rollouts.Options())[1]
+    training._sums.copy_(sums)
+    torch.manual_seed(5)
+    if expected is None:
+        with pytest.raises(RuntimeError, match="invalid multinomial distribution"):
+            training._draw(count, alpha)
+        return
+    assert torch.equal(training._draw(count, alpha), expected)
+    assert torch.equal(training._chances, chances)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_large_buffers_move_to_huge_pages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[list[int]] = []
+    monkeypatch.setattr(
+        rollouts, "move_to_huge_pages", lambda buffers: moved.append([each.data_ptr() for each in buffers])
+    )
+    ours.install()
+    made = trainer()
+    run(made, epochs=2)
+    assert len(moved) == 1
+    assert made.observations.data_ptr() in moved[0]
 
 
 def test_training_in_emulated_environments_is_equal_to_the_last_bit() -> None:
@@ -289,16 +238,14 @@ def test_verification_runs_the_hosts_own_op(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_verification_notices_a_wrong_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hotloop.integrations import pufferlib_rollout as rollout
-
     ours.install(verify=True)
     made = trainer()
-    store = rollout.Rollout.store
+    store = rollouts.Rollout.store
 
     def wrong(self: Any, agents: slice, step: list[Tensor], *rest: Any) -> None:
         store(self, agents, [*step[:3], step[3] + 1e-3, *step[4:]], *rest)
 
-    monkeypatch.setattr(rollout.Rollout, "store", wrong)
+    monkeypatch.setattr(rollouts.Rollout, "store", wrong)
     with pytest.raises(VerificationError, match=r"pufferlib: evaluate: rewards differs .* by 0\.001"):
         made.evaluate()
 

@@ -17,13 +17,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
-from hotloop import ops
 from hotloop.integrations.hosts import find_host
 from hotloop.integrations.patches import Patches, installed
 from hotloop.integrations.pufferlib_rollout import Options, Rollout, evaluate
-from hotloop.integrations.pufferlib_training import Training, train
+from hotloop.integrations.pufferlib_training import Training, compute_puff_advantage, train
 from hotloop.integrations.pufferlib_twin import verified_evaluate, verified_train
 from hotloop.integrations.verify import Verifier
 
@@ -39,6 +37,7 @@ def install(
     *,
     truncations: str = "ignore",
     masks: bool = False,
+    losses: str = "exact",
 ) -> None:
     """Every `PuffeRL` of this process, made before or after, goes on with hotloop. A second call changes the
     options.
@@ -54,18 +53,21 @@ def install(
             nothing. `"previous"`: that observation is of the next episode already (native environments): the
             last value before it stands in.
         masks: steps of agents that are masked out count for nothing: no advantage, no loss, no statistic.
+        losses: `"exact"`: PuffeRL's operations, to the last bit. `"fused"`: native ones, which give its
+            losses and gradients to about 1e-6. A trainer or a policy that they do not fit is refused when it
+            trains: see `hotloop.integrations.pufferlib_fused`.
 
     Raises:
         ModuleNotFoundError, UntestedHostError: see `Host.require`.
         TypeError, ValueError: an option that there is not, or `verify` together with one.
     """
     find_host("pufferlib").require(force)
-    options = Options(truncations, masks)
+    options = Options(truncations, masks, losses)
     verifier = Verifier("pufferlib", verify)
     if verifier.left and options != Options():
         raise ValueError(
-            "hotloop.integrations.pufferlib: verify compares with what PuffeRL does, which has neither "
-            f"truncations={truncations!r} nor masks={masks}"
+            "hotloop.integrations.pufferlib: verify compares with what PuffeRL does to the last bit, so "
+            f"it must be alone, got truncations={truncations!r}, masks={masks}, losses={losses!r}"
         )
     pufferl: Any = importlib.import_module("pufferlib.pufferl")
     uninstall()
@@ -83,39 +85,6 @@ def uninstall() -> None:
     _WORK.clear()
 
 
-def compute_puff_advantage(
-    values: Tensor,
-    rewards: Tensor,
-    terminals: Tensor,
-    ratio: Tensor,
-    advantages: Tensor,
-    gamma: float,
-    gae_lambda: float,
-    vtrace_rho_clip: float,
-    vtrace_c_clip: float,
-) -> Tensor:
-    """`pufferlib.pufferl.compute_puff_advantage`: fills `advantages` but for its last column.
-
-    Args:
-        values, rewards, terminals, ratio, advantages: `[segments, horizon]`, on the CPU. Unlike the host's op
-            it reads tensors that are not contiguous as they are.
-        gamma, gae_lambda, vtrace_rho_clip, vtrace_c_clip: as in `hotloop.ops.puff_advantage`.
-
-    Returns:
-        `advantages`.
-
-    Raises:
-        TypeError, ValueError: as `hotloop.ops.puff_advantage`.
-    """
-    last = advantages[:, -1:].clone()
-    ops.puff_advantage(
-        values.detach(), rewards.detach(), terminals.detach(), ratio.detach(), gamma, gae_lambda,
-        vtrace_rho_clip, vtrace_c_clip, out=advantages,
-    )  # fmt: skip
-    advantages[:, -1:] = last
-    return advantages
-
-
 def _work(trainer: Any, options: Options) -> tuple[Rollout, Training]:
     work = _WORK.get(trainer)
     if work is None:
@@ -126,7 +95,7 @@ def _work(trainer: Any, options: Options) -> tuple[Rollout, Training]:
                 "hotloop.integrations.pufferlib.uninstall() puts its own code back"
             )
         rollout = Rollout(trainer, options)
-        work = _WORK[trainer] = (rollout, Training(trainer, rollout.valid))
+        work = _WORK[trainer] = (rollout, Training(trainer, rollout.valid, options.losses == "fused"))
     return work
 
 

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from hotloop.ops import RowCursors, StorePlan
+from hotloop.ops._memory import empty_buffer, move_to_huge_pages
 
 # attributes of PuffeRL, in the order in which a step is handed over
 STORED = ("observations", "actions", "logprobs", "rewards", "terminals", "values")
+_VALUES = STORED.index("values")
 TRUNCATIONS = ("ignore", "terminal", "final", "previous")
+LOSSES = ("exact", "fused")
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,23 @@ class Options:
     """What `install` may be asked for beyond what PuffeRL does.
 
     Raises:
-        ValueError: a `truncations` that there is not. TypeError: `masks` is no bool.
+        ValueError: `truncations` or `losses` that there are not. TypeError: `masks` is no bool.
     """
 
     truncations: str = "ignore"
     masks: bool = False
+    losses: str = "exact"
 
     def __post_init__(self) -> None:
         if self.truncations not in TRUNCATIONS:
             raise ValueError(
                 "hotloop.integrations.pufferlib: truncations must be one of "
                 f"{', '.join(TRUNCATIONS)}, got {self.truncations!r}"
+            )
+        if self.losses not in LOSSES:
+            raise ValueError(
+                "hotloop.integrations.pufferlib: losses must be one of "
+                f"{', '.join(LOSSES)}, got {self.losses!r}"
             )
         if not isinstance(self.masks, bool):
             raise TypeError(f"hotloop.integrations.pufferlib: masks must be a bool, got {self.masks!r}")
@@ -53,19 +62,25 @@ class Rollout:
     Attributes:
         valid: `[segments, horizon]` uint8: 0 for a step that counts for nothing; None where all count.
         full_rows: finished in this rollout.
+
+    Observations go where they belong. One number an agent would touch as many lines of memory as an
+    observation does: these lie beside each other, time by time, until the rollout is over.
     """
 
     def __init__(self, trainer: Any, options: Options) -> None:
         self.options = options
-        self._plain = options == Options()
+        self._plain = not options.masks and options.truncations == "ignore"
         self.segments, self.horizon = trainer.values.shape
         self.valid: Tensor | None = None
         if options.fillers:
             self.valid = torch.ones(self.segments, self.horizon, dtype=torch.uint8)
         self._cursors = RowCursors(trainer.total_agents, self.segments, self.horizon)
         self._native = self._cursors.native
-        self._buffers: dict[str, Tensor] = {}
+        self._belong: dict[str, Tensor] = {}  # the trainer's buffers
+        self._buffers: dict[str, Tensor] = {}  # what is written step by step
         self.begin(trainer)
+        # PuffeRL has filled them with zeros, on small pages. Of a minibatch's rows each lies on others.
+        move_to_huge_pages(self._belong.values())
         self._plan = StorePlan(self._buffers, tuple(self._buffers), self._cursors)
 
     def begin(self, trainer: Any) -> None:
@@ -74,11 +89,18 @@ class Rollout:
         self.full_rows = 0
         self._free = trainer.total_agents
         self._row: dict[int, int] = {}  # of the first agent of a slice, from its second row on
-        self._buffers.update({name: getattr(trainer, name) for name in STORED})
+        self._belong.update({name: getattr(trainer, name) for name in STORED})
         if self.options.truncations != "ignore":
-            self._buffers["truncations"] = trainer.truncations
+            self._belong["truncations"] = trainer.truncations
         if self.valid is not None:
-            self._buffers["valid"] = self.valid
+            self._belong["valid"] = self.valid
+        for name, buffer in self._belong.items():
+            beside = self._buffers.get(name)
+            if name == "observations":
+                self._buffers[name] = buffer
+            elif beside is None or beside.numel() != buffer.numel() or beside.dtype != buffer.dtype:
+                rows, times, *rest = buffer.shape
+                self._buffers[name] = empty_buffer((times, rows, *rest), buffer.dtype).transpose(0, 1)
 
     def store(
         self,
@@ -111,12 +133,28 @@ class Rollout:
             self._apply_options(
                 step, torch.as_tensor(truncations), torch.as_tensor(mask), row, position, gamma
             )
+        values, beside = step[_VALUES], self._buffers["values"]
+        if values.dim() != beside.dim() - 1:  # networks tell them as [n, 1] or as [n]: taken as they come
+            if values.shape == (stop - start, 1):
+                self._buffers["values"] = beside.unsqueeze(2)
+            else:
+                self._buffers["values"] = beside.view(self.segments, self.horizon)
+                step[_VALUES] = values.flatten()
         self._plan.store(step, start, stop)
         full_rows = self._native.full_rows
         if full_rows != self.full_rows:
             self.full_rows = full_rows
             self._row[start] = self._free
             self._free += stop - start
+            if full_rows >= self.segments:
+                self._finish()
+
+    def _finish(self) -> None:
+        """What lies time by time into the rows of the trainer's buffers."""
+        with torch.no_grad():
+            for name, buffer in self._belong.items():
+                if self._buffers[name] is not buffer:
+                    buffer.copy_(self._buffers[name].view_as(buffer))
 
     def _apply_options(
         self, step: list[Tensor], truncations: Tensor, mask: Tensor, row: int, position: int, gamma: float
@@ -129,7 +167,7 @@ class Rollout:
         over = terminals | truncations
         if kind == "previous" and position > 0:
             # r + gamma * V(before) takes the place of r + gamma * V(final observation)
-            before = self._buffers["values"][row : row + len(rewards), position - 1]
+            before = self._buffers["values"][row : row + len(rewards), position - 1].flatten()
             rewards = rewards + gamma * before * (truncations & ~terminals)
         step[STORED.index("rewards")] = rewards
         step[STORED.index("terminals")] = over if kind in ("terminal", "previous") else terminals
@@ -157,9 +195,9 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
         observations, rewards, terminals, truncations, _, infos, ids, mask = trainer.vecenv.recv()
         profile("eval_misc", epoch)
         agents = slice(ids[0], ids[-1] + 1)
-        trainer.global_step += int(mask.sum())
+        trainer.global_step += _count(mask)
         profile("eval_copy", epoch)
-        observations, rewards, terminals = map(torch.as_tensor, (observations, rewards, terminals))
+        observations, rewards, terminals = _tensor(observations), _tensor(rewards), _tensor(terminals)
         profile("eval_forward", epoch)
         context = {"reward": rewards, "done": terminals, "env_id": agents, "mask": mask}
         with torch.no_grad(), trainer.amp_context:
@@ -174,7 +212,7 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
         if recurrent:
             trainer.lstm_h[agents.start] = context["lstm_h"]
             trainer.lstm_c[agents.start] = context["lstm_c"]
-        step = [observations, actions, logprobs, rewards, terminals, values.flatten()]
+        step = [observations, actions, logprobs, rewards, terminals, values]
         rollout.store(agents, step, truncations, mask, config["gamma"])
         trainer.full_rows = rollout.full_rows
         sent = actions.numpy()
@@ -189,6 +227,16 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
     trainer.free_idx = trainer.total_agents
     profile.end()
     return trainer.stats
+
+
+def _tensor(x: Any) -> Tensor:
+    # from_numpy is a third of as_tensor, which looks for what kind of thing it was given.
+    return torch.from_numpy(x) if type(x) is np.ndarray else torch.as_tensor(x)
+
+
+def _count(mask: Any) -> int:
+    counted = type(mask) is np.ndarray and mask.dtype == np.bool_
+    return int(np.count_nonzero(mask) if counted else mask.sum())
 
 
 def _collect(stats: Any, infos: Any) -> None:

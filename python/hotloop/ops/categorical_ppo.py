@@ -19,15 +19,16 @@ class PPORows(NamedTuple):
     """What the rollout stored of a minibatch, ``[B, T]`` each: memory that every minibatch overwrites.
 
     `advantages`: of the whole buffer's recursion, which with `values` give the returns. `rewards`, `dones`,
-    `next_*` (``[B]``): what the recursion over the minibatch sees, see `puff_advantage`. `prio_weights`:
-    stride 0 along T is allowed. `valid`: bool.
+    `next_*` (``[B]``): what the recursion over the minibatch sees, see `puff_advantage`; where `rewards` is
+    None there is no such recursion, and the loss takes `advantages`. `prio_weights`: stride 0 along T is
+    allowed. `valid`: bool.
     """
 
     log_prob: Tensor
     values: Tensor
     advantages: Tensor
-    rewards: Tensor
-    dones: Tensor
+    rewards: Tensor | None
+    dones: Tensor | None
     prio_weights: Tensor
     valid: Tensor | None = None
     next_values: Tensor | None = None
@@ -66,6 +67,7 @@ class CategoricalPPO:
 
     Attributes:
         log_prob, entropy: `[B, T]`, of the actions of the last minibatch.
+        importance: `[B, T]`, their ratios, see `importance_ratio`; 0 where a step does not count.
         advantages: `[B, T]`, its advantages, before they are normalised.
         returns: `[B, T]`, what its values were to be.
         grad_logits, grad_values: `[B * T, A]` and `[B * T]`, of its loss.
@@ -80,7 +82,7 @@ class CategoricalPPO:
         self._actions_shape = (count,) if nvec is None else (count, heads)
         with torch.inference_mode(False):
             self.log_prob, self.entropy = torch.empty(2, rows, horizon, dtype=dtype).unbind()
-            self._importance = torch.empty(rows, horizon, dtype=dtype)
+            self.importance = torch.empty(rows, horizon, dtype=dtype)
             self._saved = torch.empty(3 * heads, count, dtype=dtype).t()  # the kernels work in columns
             self._gradients = torch.empty(3, rows, horizon, dtype=dtype)
             self._loss = torch.empty((), dtype=dtype)
@@ -105,12 +107,14 @@ class CategoricalPPO:
         settings: PPOSettings,
         write_to: Tensor | None,
         gathered: tuple[list[Tensor], list[Tensor]] | None = None,
+        write_importance_to: Tensor | None = None,
     ) -> None:
         """Prepare for minibatches whose rows are put into `stored`.
 
         Args:
             gathered: tensors `[S, ...]` whose rows are first gathered into other ones, those of `stored`.
             write_to: `[S, T]`, whose rows get the new values; None: they go nowhere.
+            write_importance_to: the same of the ratios.
         """
         like = stored.values
         if self.advantages.shape != like.shape or self.advantages.dtype != like.dtype:
@@ -119,6 +123,8 @@ class CategoricalPPO:
         calls = self._calls(stored, settings, gathered)
         if gathered is not None:
             calls.insert(0, (_core.gather, gathered[0], _INDICES, gathered[1]))
+        if write_importance_to is not None:
+            calls.append((_core.scatter_, [write_importance_to], _INDICES, [self.importance]))
         if write_to is not None:
             calls.append((_core.scatter_, [write_to], _INDICES, _WRITTEN))
         slots = (_LOGITS, _VALUES, _FLAT_ACTIONS, _INDICES, _WRITTEN, _STATISTICS)
@@ -128,6 +134,13 @@ class CategoricalPPO:
         self, stored: PPORows, settings: PPOSettings, gathered: tuple[list[Tensor], list[Tensor]] | None
     ) -> list[NativeCall]:
         at, given = settings, stored.advantages
+        recursion: NativeCall = (
+            _core.puff_advantage, stored.values, stored.rewards, stored.dones, self.importance, at.gamma,
+            at.gae_lambda, at.rho_clip, at.c_clip, stored.next_values, stored.next_rewards,
+            stored.next_dones, None, None, None, self.advantages,
+        )  # fmt: skip
+        if stored.rewards is None:
+            recursion = (Tensor.copy_, self.advantages, given)
         # Advantages that were gathered are gathered anew for the next minibatch: they may become the returns.
         own = gathered is not None and any(given is each for each in gathered[1])
         copied: list[NativeCall] = []
@@ -139,12 +152,8 @@ class CategoricalPPO:
             copied.append((Tensor.copy_, self.returns, given))
         return [
             (_core.categorical_evaluate, _LOGITS, _FLAT_ACTIONS, None, self._nvec, *self._flat, self._saved),
-            (_core.importance_ratio, self.log_prob, stored.log_prob, stored.valid, 0.0, self._importance),
-            (
-                _core.puff_advantage, stored.values, stored.rewards, stored.dones, self._importance, at.gamma,
-                at.gae_lambda, at.rho_clip, at.c_clip, stored.next_values, stored.next_rewards,
-                stored.next_dones, None, None, None, self.advantages,
-            ),
+            (_core.importance_ratio, self.log_prob, stored.log_prob, stored.valid, 0.0, self.importance),
+            recursion,
             *copied,
             (Tensor.add_, self.returns, stored.values),
             (
