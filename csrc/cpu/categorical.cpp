@@ -23,22 +23,39 @@ struct Block {
 // The sums of a head of two choices from one exponential: that of the larger logit is 1. The bits are those of the
 // general way; 0 times a number that is not finite is NaN.
 template <class T>
-void two_choices(bool draw, int64_t rows, Block<T>& b, Columns<T>& x) {
-  T* __restrict x0 = x.at[0];
-  T* __restrict x1 = x.at[1];
+void two_choices(bool draw, int64_t rows, Block<T>& b, const Columns<T>& x) {
+  const T* __restrict x0 = x.at[0];
+  const T* __restrict x1 = x.at[1];
   if (!draw) {
     for (int64_t r = 0; r < rows; ++r) b.taken[r] = b.choice[r] != 0 ? x1[r] : x0[r];
   }
+  alignas(64) T weight[kBlockRows], shifted[kBlockRows], whole[kBlockRows], term[kBlockRows], second[kBlockRows];
   for (int64_t r = 0; r < rows; ++r) {
-    const bool second = x1[r] > x0[r];
-    const T larger = second ? x1[r] : x0[r], smaller = second ? x0[r] : x1[r];
-    const T shifted = smaller - larger, zero = larger * T(0);
-    const T weight = exponential(shifted), whole = T(1) + zero;
+    const bool larger_is_second = x1[r] > x0[r];
+    const T larger = larger_is_second ? x1[r] : x0[r];
     b.maximum[r] = larger;
-    b.sum[r] = static_cast<double>(whole) + static_cast<double>(weight);
-    b.scatter[r] = static_cast<double>(entropy_term(weight, shifted)) + static_cast<double>(zero);
-    x0[r] = second ? weight : whole;
-    x1[r] = second ? whole : weight;
+    second[r] = larger_is_second ? T(1) : T(0);
+    shifted[r] = (larger_is_second ? x0[r] : x1[r]) - larger;
+    weight[r] = exponential(shifted[r]);
+    term[r] = entropy_term(weight[r], shifted[r]) + larger * T(0);
+    whole[r] = T(1) + larger * T(0);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    b.sum[r] = static_cast<double>(whole[r]) + static_cast<double>(weight[r]);
+    b.scatter[r] = static_cast<double>(term[r]);
+  }
+  if (!draw) {
+    for (int64_t r = 0; r < rows; ++r) b.taken[r] -= b.maximum[r];
+    return;
+  }
+  // By inversion: the second, where what the first makes of the sum is passed.
+  for (int64_t r = 0; r < rows; ++r) {
+    const double first_weight = static_cast<double>(second[r] != T(0) ? weight[r] : whole[r]);
+    b.choice[r] = first_weight <= b.uniform[r] * b.sum[r] ? 1 : 0;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const bool larger = (b.choice[r] != 0) == (second[r] != T(0));
+    b.taken[r] = larger ? T(0) + b.maximum[r] * T(0) : shifted[r];
   }
 }
 
@@ -70,11 +87,7 @@ void rows_as_lanes(const CategoricalParams& p, int64_t row, int64_t rows, int64_
   load_logits(p.logits, p.mask, row, first, rows, n, x);
   if (n == 2) {
     two_choices(p.draw, rows, b, x);
-    if (p.draw) {
-      draw_choices(p, row, rows, head, first, n, b, x);
-    } else {
-      for (int64_t r = 0; r < rows; ++r) b.taken[r] -= b.maximum[r];
-    }
+    for (int64_t r = 0; p.draw && r < rows; ++r) store_choice(p.actions, row + r, head, b.choice[r]);
     return;
   }
   for (int64_t r = 0; r < rows; ++r) b.maximum[r] = x.at[0][r], b.sum[r] = 0, b.scatter[r] = 0;

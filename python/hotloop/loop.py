@@ -6,7 +6,7 @@ docstrings say so. Time is arrival-indexed (see `hotloop.experience`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -327,11 +327,12 @@ class CoreTrainingLoop:
 
         epochs_trained = 0
         stop = False
+        parameters = list(self.policy.parameters())  # the walk through the modules takes as long as clipping
         with self._on_device.audited(context):
             while epochs_trained < update_epochs and not stop:
                 if hasattr(context.state, "update_epoch"):
                     context.state.update_epoch = epochs_trained
-                stop = self._update_epoch(context, shared, max_grad_norm)
+                stop = self._update_epoch(context, shared, parameters, max_grad_norm)
                 epochs_trained += 1
                 self._update_epochs += 1
             for loss in losses:
@@ -340,12 +341,15 @@ class CoreTrainingLoop:
         return self._guard.checked(stats), epochs_trained
 
     def _update_epoch(
-        self, context: ComponentContext, phase_shared: TensorDictBase | None, max_grad_norm: float
+        self,
+        context: ComponentContext,
+        phase_shared: TensorDictBase | None,
+        parameters: Sequence[Tensor],
+        max_grad_norm: float,
     ) -> bool:
         """One pass over the minibatches; whether a loss asked to stop."""
         stopwatch, optimizer = context.stopwatch, self.optimizer
         count, group = self.experience.num_minibatches, max(1, self.accumulate_minibatches)
-        parameters = list(self.policy.parameters())  # the walk through the modules takes as long as clipping
         advantages = after = None
         if phase_shared is None:
             config, bootstraps = context.config.advantage, self._truncation.bootstraps

@@ -18,14 +18,17 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
+from hotloop.context import SamplingConfig
 from hotloop.entries import plain_entries
 from hotloop.experience import Experience
+from hotloop.experience_sampling import law_of
 from hotloop.loop_nonfinite import NonFiniteGuard
 from hotloop.loop_training import (
     AfterRows,
     Arrivals,
     check_graph,
     gate_allows,
+    kept,
     max_grad_norm_of,
     sampling_arguments,
     uses_delta_lambda,
@@ -42,6 +45,9 @@ _REAL = (torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)
 # What is taken of a row beside the buffer's entries, whose names these are not.
 _ADVANTAGES = ("", "advantages")
+_RETURNS = ("", "returns")
+# Laws of drawing under which no row comes twice in an update epoch.
+_EACH_ROW_ONCE = ("sequential", "permutation")
 _ARRIVED = (("", "rewards"), ("", "cuts"))
 _AFTER = (("", "next values"), ("", "next rewards"), ("", "next cuts"))
 # Methods that the lane goes past: who replaces one on an object wants it called.
@@ -63,6 +69,7 @@ class TrainingLane:
     def __init__(self, experience: Experience, arrivals: Arrivals, guard: NonFiniteGuard) -> None:
         self._experience, self._arrivals, self._guard = experience, arrivals, guard
         self._ppo: ops.CategoricalPPO | None = None
+        self._memory: dict[str, Tensor] = {}
         self._bound_to: tuple[EpochRows, ops.PPOSettings, Tensor | None] | None = None
         self._seen = False  # whether the last minibatch showed outputs that the native calls take
 
@@ -213,12 +220,21 @@ class TrainingLane:
         buffer: Any = plain_entries(self._experience.buffer) or self._experience.buffer
         keys = ("env_obs", "actions", "act_log_prob", "values", *(("valid",) if "valid" in buffer else ()))
         leaves: dict[Any, Tensor] = {key: buffer[key] for key in keys}
-        leaves[_ADVANTAGES] = sampling["advantages"]
+        if law_of(sampling["sampling_config"] or SamplingConfig()) in _EACH_ROW_ONCE:
+            leaves[_RETURNS] = self._returns(sampling["advantages"], buffer["values"])
+        else:  # values that were written back meanwhile belong to the returns of a row that comes again
+            leaves[_ADVANTAGES] = sampling["advantages"]
         leaves.update(zip(_ARRIVED, sampling.pop("columns"), strict=True))
         if after is not None:
             leaves.update(zip(_AFTER, after, strict=True))
         del sampling["mb_idx"], sampling["reuse"]
         return self._experience.epoch_rows(leaves, "env_obs", **sampling)
+
+    def _returns(self, advantages: Tensor, values: Tensor) -> Tensor:
+        """Of the whole buffer, in memory that is used again."""
+        dtype = torch.promote_types(advantages.dtype, values.dtype)
+        out = kept(self._memory, "returns", values.shape, dtype, values.device)
+        return torch.add(advantages, values, out=out)
 
     def _bound(
         self, head: CategoricalHead, output: Any, rows: EpochRows, settings: ops.PPOSettings
@@ -240,12 +256,12 @@ class TrainingLane:
             stored = ops.PPORows(
                 taken["act_log_prob"],
                 taken["values"],
-                taken[_ADVANTAGES],
+                taken.get(_ADVANTAGES),
                 taken[_ARRIVED[0]],
                 taken[_ARRIVED[1]],
                 rows.weights,
                 taken.get("valid"),
-                *(taken.get(key) for key in _AFTER),
+                *(taken.get(key) for key in (*_AFTER, _RETURNS)),
             )
             self._ppo.bind(stored, settings, values, rows.later)
             self._bound_to = bound

@@ -127,9 +127,10 @@ class PPOActor(Loss):
     def past_target(self, mb_idx: int = 0) -> bool:
         """Whether the minibatches of this phase so far exceed the KL target; reads the device if there is
         one. Never in the middle of the minibatches that make one optimizer step."""
-        if mb_idx % getattr(self.replay, "accumulate_minibatches", 1):
+        target = self.cfg.target_kl
+        if target is None or mb_idx % getattr(self.replay, "accumulate_minibatches", 1):
             return False
-        return self.cfg.target_kl is not None and self._mean_kl() > self.cfg.target_kl
+        return self._mean_kl() > target
 
     def _mean_kl(self) -> float:
         """Mean of approx_kl over the minibatches of this phase, of all ranks; 0 before the first. Reads the

@@ -18,15 +18,15 @@ _INDICES, _WRITTEN, _STATISTICS = Slot("indices"), Slot("written"), Slot("statis
 class PPORows(NamedTuple):
     """What the rollout stored of a minibatch, ``[B, T]`` each: memory that every minibatch overwrites.
 
-    `advantages`: of the whole buffer's recursion, which with `values` give the returns. `rewards`, `dones`,
-    `next_*` (``[B]``): what the recursion over the minibatch sees, see `puff_advantage`; where `rewards` is
-    None there is no such recursion, and the loss takes `advantages`. `prio_weights`: stride 0 along T is
-    allowed. `valid`: bool.
+    `advantages`: of the whole buffer's recursion, which with `values` give the returns; None where `returns`
+    are given instead. `rewards`, `dones`, `next_*` (``[B]``): what the recursion over the minibatch sees, see
+    `puff_advantage`; where `rewards` is None there is no such recursion, and the loss takes `advantages`.
+    `prio_weights`: stride 0 along T is allowed. `valid`: bool.
     """
 
     log_prob: Tensor
     values: Tensor
-    advantages: Tensor
+    advantages: Tensor | None
     rewards: Tensor | None
     dones: Tensor | None
     prio_weights: Tensor
@@ -34,6 +34,7 @@ class PPORows(NamedTuple):
     next_values: Tensor | None = None
     next_rewards: Tensor | None = None
     next_dones: Tensor | None = None
+    returns: Tensor | None = None
 
 
 class PPOSettings(NamedTuple):
@@ -143,19 +144,20 @@ class CategoricalPPO:
             recursion = (Tensor.copy_, self.advantages, given)
         # Advantages that were gathered are gathered anew for the next minibatch: they may become the returns.
         own = gathered is not None and any(given is each for each in gathered[1])
-        copied: list[NativeCall] = []
-        if own and given.dtype == stored.values.dtype:
+        summed: list[NativeCall] = [(Tensor.add_, given, stored.values)]
+        if stored.returns is not None:
+            self.returns, summed = stored.returns, []
+        elif own and given is not None and given.dtype == stored.values.dtype:
             self.returns = given
         else:
             with torch.inference_mode(False):
                 self.returns = torch.empty_like(stored.values)
-            copied.append((Tensor.copy_, self.returns, given))
+            summed = [(Tensor.copy_, self.returns, given), (Tensor.add_, self.returns, stored.values)]
         return [
             (_core.categorical_evaluate, _LOGITS, _FLAT_ACTIONS, None, self._nvec, *self._flat, self._saved),
             (_core.importance_ratio, self.log_prob, stored.log_prob, stored.valid, 0.0, self.importance),
             recursion,
-            *copied,
-            (Tensor.add_, self.returns, stored.values),
+            *summed,
             (
                 _core.ppo_loss, self.log_prob, stored.log_prob, self.advantages, _VALUES, stored.values,
                 self.returns, self.entropy, stored.prio_weights, stored.valid, at.clip_coef, at.vf_clip_coef,
