@@ -115,13 +115,12 @@ def sentences(found: Found) -> Iterator[str]:
         yield f"{threads} thread(s), hotloop kept beside CleanRL-style default: " + ", ".join(
             f"{x:.2f}" for x in run
         )
-    for memory in (("kept", "kept"), ("default", "default"), ("kept", "default")):
-        ours, others = found["E3", 1, "hotloop", memory[0]], found["E3", 1, "reference", memory[1]]
-        yield f"E3 beside the reference's double, {memory}: {speed(ours) / speed(others):.2f}"
-    for threads, name, memory in ((1, "hotloop", "default"), (1, "cleanrl", "default")):
-        yield f"{name}, {memory}: " + ", ".join(
-            f"{speed(found[job, threads, name, memory]):,.0f}" for job in JOBS
-        )
+    for ours, theirs in (("kept", "kept"), ("default", "default"), ("kept", "default")):
+        ratio = speed(found["E3", 1, "hotloop", ours]) / speed(found["E3", 1, "reference", theirs])
+        yield f"E3 beside the reference's double, {ours} and {theirs}: {ratio:.2f}"
+    for name in ("hotloop", "cleanrl"):
+        default = ", ".join(f"{speed(found[job, 1, name, 'default']):,.0f}" for job in JOBS)
+        yield f"{name}, 1 thread, default: {default}"
     for name in ("hotloop", "cleanrl"):
         yield f"{name}, 2 threads, kept: " + ", ".join(
             f"{speed(found[job, 2, name, 'kept']):,.0f}" for job in JOBS
