@@ -66,14 +66,18 @@ def test_leading_dimensions_are_kept() -> None:
     assert torch.equal(layer(pixels).view(600, 7), layer(pixels.view(600, WIDTH)))
 
 
-def test_blocks_are_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_really_used(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     scale = module.ops.scale_pixels
     monkeypatch.setattr(
         module.ops, "scale_pixels", lambda part, out: (sizes.append(len(part)), scale(part, out=out))[1]
     )
+    torch.set_num_threads(1)
     layer_of()(bytes_of(600, WIDTH)).sum().backward()
     assert sizes == [256, 256, 88] * 2
+    torch.set_num_threads(2)
+    layer_of()(bytes_of(600, WIDTH))
+    assert sizes[6:] == [512, 88]
 
 
 def test_only_the_gradients_asked_for() -> None:
