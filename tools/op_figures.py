@@ -2,8 +2,8 @@
 
 The figures come from `benchmarks/results/advantages.json` and `storage.json` (one thread), which these write:
 
-    hotloop bench --suite advantages,call --peers --threads 1,2 --json benchmarks/results/advantages.json \\
-        --shapes 64x64,1024x64,4096x128,16384x64,64x2048 --ops puff_advantage,gae,call
+    hotloop bench --suite advantages --peers --threads 1,2 --json benchmarks/results/advantages.json \\
+        --shapes 64x64,1024x64,4096x128,16384x64,64x2048 --ops puff_advantage,gae
     hotloop bench --suite sampling,store,step --threads 1 --ops minibatch,store,step \\
         --json benchmarks/results/storage.json
 
