@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,9 @@ def run(
         root.mkdir()
         a_checkout(root, readme)
     monkeypatch.setattr(run_docs_commands, "ROOT", root)
+    before = signal.getsignal(signal.SIGTERM)
     code = run_docs_commands.main(options)
+    assert signal.getsignal(signal.SIGTERM) is before, "processes forked later inherit it"
     record = json.loads((root / run_docs_commands.RECORD).read_text())
     return code, {entry["command"]: entry for entry in record["commands"]}
 

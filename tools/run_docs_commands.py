@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.clone is not None and records.commit_of(ROOT, apart_from=ROOT / RECORD).endswith("+"):
         print("the clone has the last commit, without the changes that are not committed")
-    signal.signal(signal.SIGTERM, stop)
+    usual = signal.signal(signal.SIGTERM, stop)
     scratch = Path(tempfile.mkdtemp(prefix="docs-commands-"))
     try:
         entries = run_all(root, scratch, statements, options)
@@ -175,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; the record has what was run: go on with --merge and --skip")
         return 130
     finally:
+        signal.signal(signal.SIGTERM, usual)  # whoever called this may go on
         shutil.rmtree(scratch, ignore_errors=True)
     records.show(entries, console)
     return int(bool(records.failures(entries)))

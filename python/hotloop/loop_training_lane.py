@@ -153,6 +153,7 @@ class TrainingLane:
         statistics = torch.empty(count, len(ops.PPO_STATISTICS), dtype=torch.float64).unbind()
         network, observations, forget = policy._acting_network(), None, policy._memory_reset()
         ppo: ops.CategoricalPPO | None = None
+        checked: Tensor | None = None
         sampled += clock() - now
         try:
             for mb_idx in range(count):
@@ -164,8 +165,7 @@ class TrainingLane:
                 if forget is not None:
                     forget()
                 if observations is None or rows.views:  # else in the same memory as those before
-                    observations = rows.leaves["env_obs"].flatten(0, 1)
-                    checked = policy._checked(observations)
+                    observations, checked = rows.leaves["env_obs"].flatten(0, 1), None
                 if checked is not observations:
                     checked = policy._checked(observations)
                 output = network(checked)
