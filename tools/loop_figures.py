@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from doc_tables import replaced
+
 ROOT = Path(__file__).resolve().parents[1]
 README, PAGE = ROOT / "README.md", ROOT / "docs/performance.md"
 JOBS = ("E1", "E2", "E3")
@@ -95,15 +97,6 @@ def readme(text: str, found: Found) -> str:
             cells = "".join(f" {speed(each) / 1000:.0f}k |" if each else " |" for each in speeds)
             lines[at] = f"|{line.split('|')[1]}|{cells}"
     return "\n".join(lines)
-
-
-def replaced(text: str, header: str, rows: Iterator[str]) -> str:
-    """The page with the rows under a table's header replaced."""
-    before, _, rest = text.partition(header)
-    rule, *lines = rest.lstrip("\n").split("\n")
-    while lines and lines[0].startswith("|"):
-        lines.pop(0)
-    return "\n".join([before + header, rule, *rows, *lines])
 
 
 def sentences(found: Found) -> Iterator[str]:

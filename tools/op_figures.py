@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from doc_tables import replaced
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/benchmarks.md"
@@ -89,23 +91,15 @@ def times(ratio: float) -> str:
     return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.1f}x"
 
 
-def written(page: str) -> str:
-    """The page with the rows of the table replaced."""
-    before, _, rest = page.partition(HEADER)
-    rule, *lines = rest.lstrip("\n").split("\n")
-    while lines and lines[0].startswith("|"):
-        lines.pop(0)
-    return "\n".join([before + HEADER, rule, *rows(), *lines])
-
-
 def main(arguments: list[str]) -> int:
     page = PAGE.read_text()
+    written = replaced(page, HEADER, rows())
     if arguments == ["--check"]:
-        return written(page) != page
+        return int(written != page)
     if arguments:
         print(__doc__, file=sys.stderr)
         return 2
-    PAGE.write_text(written(page))
+    PAGE.write_text(written)
     return 0
 
 

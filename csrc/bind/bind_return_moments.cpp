@@ -39,7 +39,7 @@ void return_moments_checked(PyObject* const* args) {
   if (!absent(valid)) p.valid = as_matrix(valid);
   p.moments = reinterpret_cast<double*>(out.data);
   const int64_t blocks = (p.rows * p.columns + kMomentsBlock - 1) / kMomentsBlock;
-  std::vector<double> partial(static_cast<size_t>(3 * blocks));
+  std::vector<double> partial(static_cast<size_t>(kMomentsSums * blocks));
   p.partial = partial.data();
   mark_written(args[3]);
   run_kernel(4 * view_bytes(values), [&] { return_moments(p); });

@@ -7,7 +7,6 @@ namespace hotloop {
 namespace HL_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t kSums = 3;  // samples that count, of the returns, of the advantages
 static_assert(kMomentsBlock % kRun == 0, "runs do not cross blocks");
 
 // What two passes need of a run: 1 or 0 for each sample, returns and advantages, 0 where a sample does not count.
@@ -42,7 +41,7 @@ template <class T, class Prepare>
 void sum(const ReturnMomentsParams& p, bool counted, double* sums, const Prepare& prepare) {
   const int64_t samples = p.rows * p.columns, blocks = (samples + kMomentsBlock - 1) / kMomentsBlock;
   parallel_blocks(blocks, samples * 4 * static_cast<int64_t>(sizeof(T)), [&](int64_t block) {
-    alignas(64) double lanes[kSums][kSumLanes] = {};
+    alignas(64) double lanes[kMomentsSums][kSumLanes] = {};
     const int64_t end = (block + 1) * kMomentsBlock < samples ? (block + 1) * kMomentsBlock : samples;
     Samples<T> run;
     for (int64_t first = block * kMomentsBlock; first < end; first += kRun) {
@@ -53,17 +52,17 @@ void sum(const ReturnMomentsParams& p, bool counted, double* sums, const Prepare
       add_run(run.values.at, count, lanes[1]);
       add_run(run.advantages.at, count, lanes[2]);
     }
-    for (int64_t k = 0; k < kSums; ++k) p.partial[block * kSums + k] = reduce_lanes(lanes[k]);
+    for (int64_t k = 0; k < kMomentsSums; ++k) p.partial[block * kMomentsSums + k] = reduce_lanes(lanes[k]);
   });
-  for (int64_t k = 0; k < kSums; ++k) {
+  for (int64_t k = 0; k < kMomentsSums; ++k) {
     sums[k] = 0;
-    for (int64_t block = 0; block < blocks; ++block) sums[k] += p.partial[block * kSums + k];
+    for (int64_t block = 0; block < blocks; ++block) sums[k] += p.partial[block * kMomentsSums + k];
   }
 }
 
 template <class T>
 void run(const ReturnMomentsParams& p) {
-  double sums[kSums], squares[kSums];
+  double sums[kMomentsSums], squares[kMomentsSums];
   const bool all = p.valid.data == nullptr;
   sum<T>(p, all, sums, [](Samples<T>&, int64_t) {});
   if (all) sums[0] = static_cast<double>(p.rows * p.columns);

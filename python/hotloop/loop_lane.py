@@ -48,9 +48,8 @@ def _acting_mode(inference: bool) -> Callable[[], Any]:
     """What makes the context that a policy acts in."""
     if not inference:
         return torch.no_grad
-    bare = getattr(
-        torch._C, "_InferenceMode", None
-    )  # what torch.inference_mode wraps, in several calls a step
+    # What torch.inference_mode wraps, in several calls a step.
+    bare = getattr(torch._C, "_InferenceMode", None)
     return torch.inference_mode if bare is None else partial(bare, True)
 
 

@@ -127,8 +127,7 @@ class EnvPoolEnvironment:
 
         Calling it again before ``send_actions`` returns the same step.
         """
-        slices = self._slices
-        return slices[self._turn].newest() if slices else self._slice("get_observations").newest()
+        return self._slice("get_observations").newest()
 
     def peek_observations(self) -> Iterator[StepBatch]:
         """The newest step of every slice in the order of their turns, waiting for their threads."""
@@ -142,11 +141,8 @@ class EnvPoolEnvironment:
         Raises:
             TypeError, ValueError: as ``GymnasiumEnvironment.send_actions``.
         """
-        slices, turn = self._slices, self._turn
-        if not slices:
-            self._slice("send_actions")
-        slices[turn].send(np.asarray(actions))
-        self._turn = (turn + 1) % len(slices)
+        self._slice("send_actions").send(np.asarray(actions))
+        self._turn = (self._turn + 1) % len(self._slices)
 
     def close(self) -> None:
         """Ends the pools."""

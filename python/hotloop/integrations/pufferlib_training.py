@@ -94,9 +94,8 @@ class Training:
             self._rows_plan = GatherPlan.allocate(self._inputs(trainer), count)
             self._rows_advantages = torch.zeros(count, trainer.values.shape[1])
         self._changed: Tensor | None = None
-        self._computed: Tensor | None = (
-            None  # of which rows the advantages are newer than the sums; None: all
-        )
+        # Of which rows the advantages are newer than the sums; None: of all.
+        self._computed: Tensor | None = None
         self._state: tuple[Any, ...] = ()
 
     def begin(self, trainer: Any) -> None:
