@@ -83,6 +83,7 @@ def heads(x: dict[str, Tensor]) -> Any:
     return [
         curved.detach(),
         pixels,
+        ops.pixel_linear(x["logits"].to(torch.uint8), x["logits"].detach()[:5]),
         actions,
         log_prob,
         entropy,

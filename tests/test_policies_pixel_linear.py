@@ -16,6 +16,13 @@ from layouts import LAYOUTS
 WIDTH = 600  # 256 rows a block
 
 
+@pytest.fixture(params=["bytes", "floats"])
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the forward pass multiplies, on whatever processor."""
+    monkeypatch.setattr(module.ops, "pixel_linear_is_fast", lambda: request.param == "bytes")
+    return str(request.param)
+
+
 def bytes_of(*shape: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -33,7 +40,7 @@ def formula(layer: nn.Linear, pixels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 31, 33, 128, 255, 256, 257, 511, 513, 800])
-def test_product_and_gradients_are_those_of_the_formula(count: int, bias: bool) -> None:
+def test_product_and_gradients_are_those_of_the_formula(count: int, bias: bool, road: str) -> None:
     layer, pixels = layer_of(bias=bias), bytes_of(count, WIDTH)
     out = layer(pixels)
     assert out.dtype == torch.float32
@@ -48,25 +55,26 @@ def test_product_and_gradients_are_those_of_the_formula(count: int, bias: bool) 
 
 
 @pytest.mark.parametrize("width", [1, 3, 4_000, 200_000])
-def test_rows_of_any_width(width: int) -> None:
+def test_rows_of_any_width(width: int, road: str) -> None:
     layer, pixels = layer_of(width, 2), bytes_of(67, width)
     torch.testing.assert_close(layer(pixels).double(), formula(layer, pixels), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout: str) -> None:
+def test_layouts(layout: str, road: str) -> None:
     layer, pixels = layer_of(), bytes_of(300, WIDTH)
     placed = LAYOUTS[layout](pixels)
     assert torch.equal(layer(placed), layer(pixels))
 
 
-def test_leading_dimensions_are_kept() -> None:
+def test_leading_dimensions_are_kept(road: str) -> None:
     layer, pixels = layer_of(), bytes_of(20, 30, WIDTH)
     assert layer(pixels).shape == (20, 30, 7)
     assert torch.equal(layer(pixels).view(600, 7), layer(pixels.view(600, WIDTH)))
 
 
 def test_blocks_are_really_used(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.ops, "pixel_linear_is_fast", lambda: False)
     sizes: list[int] = []
     scale = module.ops.scale_pixels
     monkeypatch.setattr(
@@ -78,6 +86,30 @@ def test_blocks_are_really_used(threads: None, monkeypatch: pytest.MonkeyPatch) 
     torch.set_num_threads(2)
     layer_of()(bytes_of(600, WIDTH))
     assert sizes[6:] == [512, 88]
+
+
+def test_bytes_are_really_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    product = module.ops.pixel_linear
+    monkeypatch.setattr(module.ops, "pixel_linear_is_fast", lambda: True)
+
+    def counted(rows: Tensor, *rest: Tensor, out: Tensor) -> Tensor:
+        counts.append(len(rows))
+        return product(rows, *rest, out=out)
+
+    monkeypatch.setattr(module.ops, "pixel_linear", counted)
+    layer, pixels = layer_of(), bytes_of(600, WIDTH)
+    out = layer(pixels)
+    assert torch.equal(out, product(pixels, layer.weight.detach(), layer.bias.detach()))
+    out.sum().backward()
+    with torch.no_grad():
+        layer(pixels[:64])
+        layer(pixels[:63])  # too few to write the weights as digits
+        layer_of(module.ops.PIXEL_LINEAR_WIDTH + 1, 2)(bytes_of(64, module.ops.PIXEL_LINEAR_WIDTH + 1))
+    assert counts == [600, 64]
+    monkeypatch.setattr(module.ops, "pixel_linear_is_fast", lambda: False)
+    layer(pixels)
+    assert counts == [600, 64]
 
 
 def test_only_the_gradients_asked_for() -> None:

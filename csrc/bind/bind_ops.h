@@ -29,5 +29,6 @@ void bind_adam(PyObject* module);
 void bind_joined_calls(PyObject* module);
 void bind_tanh(PyObject* module);
 void bind_scale_pixels(PyObject* module);
+void bind_pixel_linear(PyObject* module);
 
 }  // namespace hotloop

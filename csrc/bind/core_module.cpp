@@ -97,6 +97,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("isa", [] { return std::string(hotloop::isa_name(hotloop::active_isa())); });
   m.def("isas_supported", &isa_names);
   m.def("set_isa", &set_isa, py::arg("isa"));
+  m.def("has_byte_products", &hotloop::has_byte_products);
   m.def("build_info", &build_info);
   m.def("openmp_max_threads", &openmp_max_threads);
   m.def("keep_freed_memory", &hotloop::keep_freed_memory);
@@ -138,6 +139,7 @@ PYBIND11_MODULE(_core, m) {
     hotloop::bind_joined_calls(m.ptr());
     hotloop::bind_tanh(m.ptr());
     hotloop::bind_scale_pixels(m.ptr());
+    hotloop::bind_pixel_linear(m.ptr());
   } catch (const hotloop::Error& error) {  // the translator above serves calls, not the module's own start
     throw py::import_error(error.what());
   } catch (const hotloop::PythonErrorSet&) {

@@ -30,6 +30,12 @@ bool processor_has(Isa isa) {
          (saved & 0xe6u) == 0xe6u;  // AVX-512 F, DQ, BW, VL
 }
 
+bool processor_has_vnni() {
+  int seven[4];
+  __cpuidex(seven, 7, 0);
+  return processor_has(Isa::avx512) && ((static_cast<unsigned>(seven[2]) >> 11) & 1u) != 0;
+}
+
 #else
 
 bool processor_has(Isa isa) {
@@ -42,6 +48,14 @@ bool processor_has(Isa isa) {
   }
 #endif
   return isa == Isa::baseline;
+}
+
+bool processor_has_vnni() {
+#if defined(HL_HAVE_X86_KERNELS)
+  return processor_has(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
 }
 
 #endif
@@ -88,6 +102,11 @@ bool set_active_isa(Isa isa) {
   if (!processor_has(isa)) return false;
   slot().store(static_cast<int>(isa), std::memory_order_relaxed);
   return true;
+}
+
+bool has_byte_products() {
+  static const bool processor = processor_has_vnni();
+  return processor && active_isa() == Isa::avx512;
 }
 
 }  // namespace hotloop

@@ -11,6 +11,7 @@ const char* isa_name(Isa isa);
 std::vector<Isa> isas_supported();  // compiled in and supported by this processor, slowest first
 Isa active_isa();
 bool set_active_isa(Isa isa);  // false, and nothing changes, where it is not supported
+bool has_byte_products();      // AVX-512 VNNI, of the processor and with AVX-512 active
 
 }  // namespace hotloop
 

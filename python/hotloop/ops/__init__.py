@@ -19,6 +19,7 @@ from hotloop.ops.gather_plan import GatherPlan
 from hotloop.ops.gaussian import gaussian_evaluate, gaussian_sample
 from hotloop.ops.importance_ratio import importance_ratio
 from hotloop.ops.last_actions import LastActions
+from hotloop.ops.pixel_linear import PIXEL_LINEAR_WIDTH, pixel_linear, pixel_linear_is_fast
 from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
 from hotloop.ops.retrace import retrace
@@ -40,6 +41,7 @@ from hotloop.ops.td_lambda import td_lambda
 from hotloop.ops.vtrace import vtrace
 
 __all__ = [
+    "PIXEL_LINEAR_WIDTH",
     "PPO_STATISTICS",
     "ActPlan",
     "AdvantageSummary",
@@ -65,6 +67,8 @@ __all__ = [
     "gaussian_evaluate",
     "gaussian_sample",
     "importance_ratio",
+    "pixel_linear",
+    "pixel_linear_is_fast",
     "ppo_loss",
     "puff_advantage",
     "retrace",

@@ -11,7 +11,7 @@ float16 are widened to float32, and the result is rounded once.
 
 from __future__ import annotations
 
-from hotloop.ops.reference.activations import scale_pixels, tanh
+from hotloop.ops.reference.activations import pixel_linear, scale_pixels, tanh
 from hotloop.ops.reference.departure import discounted_return, retrace, td_lambda, vtrace
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.heads import (
@@ -75,6 +75,7 @@ __all__ = [
     "inclusion_probabilities",
     "permutation",
     "philox4x32",
+    "pixel_linear",
     "ppo_loss",
     "puff_advantage",
     "random_bits64",
