@@ -121,6 +121,8 @@ bool pack(const PixelLinearParams& p, int64_t output) {
   return finite;
 }
 
+#if defined(HL_BYTE_PRODUCTS)
+
 uint32_t four_pixels(const uint8_t* from) {
   uint32_t four;
   std::memcpy(&four, from, sizeof four);
@@ -133,7 +135,15 @@ uint32_t last_pixels(const uint8_t* from, int64_t count) {
   return four;
 }
 
-#if defined(HL_BYTE_PRODUCTS)
+// The sums must stay in registers: without their loops unrolled GCC keeps the array in memory.
+#if defined(__clang__)
+#define HL_UNROLL(times) _Pragma("unroll")
+#elif defined(__GNUC__)
+#define HL_PRAGMA(words) _Pragma(#words)
+#define HL_UNROLL(times) HL_PRAGMA(GCC unroll times)
+#else
+#define HL_UNROLL(times)
+#endif
 
 // The instruction by name: from the intrinsic GCC 12 makes copies of the sums around every product.
 void add_products(__m512i& sums, __m512i bytes, __m512i signed_bytes) {
@@ -148,9 +158,9 @@ template <int kRows>
 void sum_products(const uint8_t* pixels, int64_t stride, int64_t width, const int8_t* panel,
                   int32_t (*sums)[kDigits][kLanes]) {
   __m512i total[kRows][kDigits];
-#pragma GCC unroll 8
+  HL_UNROLL(8)
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 3
+    HL_UNROLL(3)
     for (int d = 0; d < kDigits; ++d) total[r][d] = _mm512_setzero_si512();
   }
   const int64_t whole = width / kGroup;
@@ -158,7 +168,7 @@ void sum_products(const uint8_t* pixels, int64_t stride, int64_t width, const in
     const int8_t* from = panel + g * kStep;
     const __m512i w0 = _mm512_load_si512(from), w1 = _mm512_load_si512(from + 64),
                   w2 = _mm512_load_si512(from + 128);
-#pragma GCC unroll 8
+    HL_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {
       const __m512i x = _mm512_set1_epi32(static_cast<int>(four_pixels(pixels + r * stride + g * kGroup)));
       add_products(total[r][0], x, w0);
@@ -168,17 +178,17 @@ void sum_products(const uint8_t* pixels, int64_t stride, int64_t width, const in
   }
   if (const int64_t rest = width % kGroup) {
     const int8_t* from = panel + whole * kStep;
-#pragma GCC unroll 8
+    HL_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {
       const uint8_t* last = pixels + r * stride + whole * kGroup;
       const __m512i x = _mm512_set1_epi32(static_cast<int>(last_pixels(last, rest)));
-#pragma GCC unroll 3
+      HL_UNROLL(3)
       for (int d = 0; d < kDigits; ++d) add_products(total[r][d], x, _mm512_load_si512(from + 64 * d));
     }
   }
-#pragma GCC unroll 8
+  HL_UNROLL(8)
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 3
+    HL_UNROLL(3)
     for (int d = 0; d < kDigits; ++d) _mm512_store_si512(sums[r][d], total[r][d]);
   }
 }

@@ -13,6 +13,7 @@
 #include "../../csrc/cpu/gather.h"
 #include "../../csrc/cpu/gaussian.h"
 #include "../../csrc/cpu/importance_ratio.h"
+#include "../../csrc/cpu/pixel_linear.h"
 #include "../../csrc/cpu/ppo_loss.h"
 #include "../../csrc/cpu/puff_advantage.h"
 #include "../../csrc/cpu/retrace.h"
@@ -278,6 +279,23 @@ void sampling(int64_t segments, int64_t count) {
 
 }  // namespace
 
+void pixels(int64_t n, int64_t k) {
+  constexpr int64_t kOutputs = 19;
+  Array<uint8_t> bytes(n, k, 0, 256);
+  Array<float> weight(kOutputs, k, -1, 1), bias(kOutputs, 1, -1, 1), out(n, kOutputs);
+  std::vector<int8_t> digits(static_cast<size_t>(pixel_panels(kOutputs) * pixel_panel_bytes(k)));
+  std::vector<float> scales(static_cast<size_t>(2 * pixel_panels(kOutputs) * kPixelLanes));
+  PixelLinearParams p;
+  p.pixels = bytes.values.data(), p.pixels_stride = k;
+  p.weight = weight.values.data(), p.weight_stride = k;
+  p.bias = bias.values.data(), p.bias_stride = 1;
+  p.out = out.values.data(), p.out_stride = kOutputs;
+  p.rows = n, p.width = k, p.outputs = kOutputs;
+  p.digits = digits.data(), p.scales = scales.data();
+  pixel_linear(p);
+  Hash().add(out).print("pixel_linear", n, k, sizeof(float));
+}
+
 int main() {
   const int64_t shapes[][2] = {{1, 1}, {3, 7}, {64, 64}, {200, 33}, {17, 1025}};
   for (const auto& shape : shapes) {
@@ -291,6 +309,7 @@ int main() {
   for (const auto& width : widths) {
     heads<float>(width[0], width[1]);
     heads<double>(width[0], width[1]);
+    pixels(width[0], width[1]);
   }
   const int64_t lengths[] = {1, 31, 5000};
   for (int64_t length : lengths) {
