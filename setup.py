@@ -44,7 +44,7 @@ AVX2_KERNELS = (
     "row_priorities", "scale_pixels", "td_lambda", "vtrace",
 )  # fmt: skip
 # Sums of products of bytes: compiled for any processor, and with AVX-512 VNNI.
-BYTE_PRODUCT_KERNELS = ("pixel_linear",)
+BYTE_PRODUCT_KERNELS = ("pixel_linear", "pixel_linear_grad")
 X86_ISAS = {
     "baseline": ["-O2", "-ftree-vectorize"],  # for processors of before 2013: a third less to compile
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],

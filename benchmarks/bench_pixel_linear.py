@@ -43,12 +43,18 @@ def test_pixel_linear(benchmark: BenchmarkFixture, shape: tuple[int, int, int], 
     def native() -> Tensor:
         return ops.pixel_linear(sets[taken()], weight, bias, out=out)
 
+    grad, change, plain_change = (
+        torch.randn(rows, outputs, generator=generator),
+        *torch.empty(2, outputs, inputs),
+    )
     contestants: dict[str, Callable[[], object]] = {
         "hotloop.ops.pixel_linear(out=)": native,
         "torch.addmm(out=) of floats": lambda: torch.addmm(bias, floats[taken()], weight.t(), out=plain),
         "scale_pixels, torch.addmm(out=)": lambda: torch.addmm(
             bias, ops.scale_pixels(sets[taken()], out=scaled), weight.t(), out=plain
         ),
+        "hotloop.ops.pixel_linear_grad(out=)": lambda: ops.pixel_linear_grad(sets[taken()], grad, out=change),
+        "torch.mm(out=), gradient, of floats": lambda: torch.mm(grad.t(), floats[taken()], out=plain_change),
     }
     timings = interleaved(contestants, rounds=30)
     group = f"{rows}x{inputs} to {outputs}, 1 thread" + ("" if ops.pixel_linear_is_fast() else ", no VNNI")
@@ -56,6 +62,8 @@ def test_pixel_linear(benchmark: BenchmarkFixture, shape: tuple[int, int, int], 
     print("\n" + report(group, timings, "torch.addmm(out=) of floats"))
     found = ops.pixel_linear(sets[0], weight, bias)
     torch.testing.assert_close(found, torch.addmm(bias, floats[0], weight.t()), rtol=1e-5, atol=1e-4)
+    change = ops.pixel_linear_grad(sets[0], grad)
+    torch.testing.assert_close(change, torch.mm(grad.t(), floats[0]), rtol=1e-4, atol=1e-3)
     benchmark.pedantic(native, rounds=10)
     if len(GROUPS) == len(SHAPES):
         print(f"written to {save('pixel_linear', GROUPS)}")

@@ -84,6 +84,7 @@ def heads(x: dict[str, Tensor]) -> Any:
         curved.detach(),
         pixels,
         ops.pixel_linear(x["logits"].to(torch.uint8), x["logits"].detach()[:5]),
+        ops.pixel_linear_grad(x["logits"].to(torch.uint8), x["logits"].detach()),
         actions,
         log_prob,
         entropy,

@@ -97,7 +97,14 @@ def test_bytes_are_really_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
         counts.append(len(rows))
         return product(rows, *rest, out=out)
 
+    gradient = module.ops.pixel_linear_grad
+
+    def counted_gradient(rows: Tensor, grad: Tensor) -> Tensor:
+        counts.append(-len(rows))
+        return gradient(rows, grad)
+
     monkeypatch.setattr(module.ops, "pixel_linear", counted)
+    monkeypatch.setattr(module.ops, "pixel_linear_grad", counted_gradient)
     layer, pixels = layer_of(), bytes_of(600, WIDTH)
     out = layer(pixels)
     assert torch.equal(out, product(pixels, layer.weight.detach(), layer.bias.detach()))
@@ -106,10 +113,10 @@ def test_bytes_are_really_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
         layer(pixels[:64])
         layer(pixels[:63])  # too few to write the weights as digits
         layer_of(module.ops.PIXEL_LINEAR_WIDTH + 1, 2)(bytes_of(64, module.ops.PIXEL_LINEAR_WIDTH + 1))
-    assert counts == [600, 64]
+    assert counts == [600, -600, 64]
     monkeypatch.setattr(module.ops, "pixel_linear_is_fast", lambda: False)
     layer(pixels)
-    assert counts == [600, 64]
+    assert counts == [600, -600, 64]
 
 
 def test_only_the_gradients_asked_for() -> None:

@@ -162,7 +162,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
     kin: dict[str, Any] = {"last_values": x[:, 0], "gamma": 0.9}
     moments = torch.zeros(5, dtype=torch.float64)
     scan, deltas, targets, sums, q, ratio = (torch.zeros(4, 6) for _ in range(6))
-    product = torch.zeros(4, 4)
+    product, moved = torch.zeros(4, 4), torch.zeros(6, 6)
     estimators: dict[str, tuple[Tensor, object]] = {
         "reverse_scan": (scan, lambda: ops.reverse_scan(x, x, out=scan)),
         "delta_lambda": (deltas, lambda: ops.delta_lambda(x, x, x, 0.9, 0.9, out=deltas)),
@@ -203,6 +203,7 @@ def writers() -> dict[str, tuple[Tensor, object]]:
         "return_moments": (moments, lambda: ops.return_moments(x, x, out=moments)),
         "tanh": (ratio, lambda: ops.tanh(x, out=ratio)),
         "scale_pixels": (ratio, lambda: ops.scale_pixels(x.to(torch.uint8), out=ratio)),
+        "pixel_linear_grad": (moved, lambda: ops.pixel_linear_grad(x.to(torch.uint8), x, out=moved)),
         "pixel_linear": (product, lambda: ops.pixel_linear(x.to(torch.uint8), x, out=product)),
         "row_priorities": (priorities, lambda: ops.row_priorities(x, out=priorities)),
         "sample_segments[0]": (drawn[0], lambda: ops.sample_segments(None, 4, 2, **law, out=drawn)),

@@ -115,6 +115,8 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
         ("tanh.default", (LOGITS,), {}),
         ("scale_pixels.default", (PIXELS,), {}),
         ("scale_pixels.out", (PIXELS,), {"out": torch.empty(5, 7)}),
+        ("pixel_linear_grad.default", (PIXELS, torch.ones(5, 2)), {}),
+        ("pixel_linear_grad.out", (PIXELS, torch.ones(5, 2)), {"out": torch.empty(2, 7)}),
         ("pixel_linear.default", (PIXELS, torch.ones(3, 7), None), {}),
         ("pixel_linear.out", (PIXELS, torch.ones(3, 7), torch.ones(3)), {"out": torch.empty(5, 3)}),
         ("ppo_loss.default", (LOGITS, X, X, LOGITS, X, X, LOGITS, *LOSS), {}),
@@ -125,7 +127,7 @@ def calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
 def test_every_native_op_has_a_twin_in_this_list() -> None:
     native = {name for name in dir(_core) if name[0] != "_" and hasattr(torch.ops.hotloop, name)}
     assert native == {name.split(".")[0] for name, _, _ in calls()}
-    assert len(native) == 32
+    assert len(native) == 33
 
 
 @pytest.mark.parametrize("case", range(len(calls())), ids=[name for name, _, _ in calls()])
@@ -193,6 +195,7 @@ def faces() -> dict[str, Callable[..., Any]]:
         "gaussian_evaluate": lambda x, y: ops.gaussian_evaluate(x + y, x[0], y.tanh(), squash=True),
         "tanh": lambda x, y: ops.tanh(x + y) + ops.tanh(x, out=x * 0),
         "scale_pixels": lambda x, y: ops.scale_pixels((x * y).to(torch.uint8)) + 1,
+        "pixel_linear_grad": lambda x, y: ops.pixel_linear_grad((x * y).to(torch.uint8), y) + 1,
         "pixel_linear": lambda x, y: ops.pixel_linear((x * y).to(torch.uint8), y) + 1,
         "ppo_loss": lambda x, y: ops.ppo_loss(x * y, x, y, x, y, x, x * x, valid=ALLOWED, vf_clip_coef=0.1),
     }

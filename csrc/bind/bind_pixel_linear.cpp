@@ -1,4 +1,5 @@
 #include "../cpu/pixel_linear.h"
+#include "../cpu/pixel_linear_grad.h"
 
 #include <algorithm>
 #include <memory>
@@ -13,10 +14,11 @@ namespace hotloop {
 namespace {
 
 constexpr const char* kOp = "pixel_linear";
+constexpr const char* kGradOp = "pixel_linear_grad";
 
-void expect_whole_rows(const char* arg, const View& view) {
+void expect_whole_rows(const char* op, const char* arg, const View& view) {
   if (view.shape[0] > 0 && view.shape[1] > 1 && view.stride[1] != 1) {
-    value_error(kOp, arg, "contiguous in its last dimension", "a stride of " + std::to_string(view.stride[1]));
+    value_error(op, arg, "contiguous in its last dimension", "a stride of " + std::to_string(view.stride[1]));
   }
 }
 
@@ -42,8 +44,8 @@ void pixel_linear_checked(PyObject* const* args) {
   expect_ndim(kOp, "weight", weight, 2, "[out_features, in_features]");
   expect_shape(kOp, "weight", weight, {weight.shape[0], pixels.shape[1]}, "[out_features, in_features]");
   expect_dtype(kOp, "weight", weight, DType::f32);
-  if (pixels.shape[1] > kPixelMaxWidth) {
-    value_error(kOp, "pixels", "of at most " + std::to_string(kPixelMaxWidth) + " in_features",
+  if (pixels.shape[1] > kByteTerms) {
+    value_error(kOp, "pixels", "of at most " + std::to_string(kByteTerms) + " in_features",
                 std::to_string(pixels.shape[1]));
   }
   if (!absent(bias)) {
@@ -51,9 +53,9 @@ void pixel_linear_checked(PyObject* const* args) {
     expect_dtype(kOp, "bias", bias, DType::f32);
   }
   expect_output(kOp, "out", out, {pixels.shape[0], weight.shape[0]}, "[N, out_features]", DType::f32);
-  expect_whole_rows("pixels", pixels);
-  expect_whole_rows("weight", weight);
-  expect_whole_rows("out", out);
+  expect_whole_rows(kOp, "pixels", pixels);
+  expect_whole_rows(kOp, "weight", weight);
+  expect_whole_rows(kOp, "out", out);
   expect_disjoint(kOp, "out", out, "pixels", pixels);
   expect_disjoint(kOp, "out", out, "weight", weight);
   if (!absent(bias)) expect_disjoint(kOp, "out", out, "bias", bias);
@@ -79,8 +81,48 @@ void pixel_linear_checked(PyObject* const* args) {
   run_kernel(view_bytes(pixels) + view_bytes(weight) + view_bytes(out), [&] { pixel_linear(p); });
 }
 
+// args: pixels, grad, out
+void pixel_linear_grad_checked(PyObject* const* args) {
+  const View pixels = read_tensor(kGradOp, "pixels", args[0]);
+  const View grad = read_tensor(kGradOp, "grad", args[1]);
+  const View out = read_tensor(kGradOp, "out", args[2]);
+  expect_ndim(kGradOp, "pixels", pixels, 2, "[N, in_features]");
+  expect_dtype(kGradOp, "pixels", pixels, DType::u8);
+  expect_ndim(kGradOp, "grad", grad, 2, "[N, out_features]");
+  expect_shape(kGradOp, "grad", grad, {pixels.shape[0], grad.shape[1]}, "[N, out_features]");
+  expect_dtype(kGradOp, "grad", grad, DType::f32);
+  expect_output(kGradOp, "out", out, {grad.shape[1], pixels.shape[1]}, "[out_features, in_features]", DType::f32);
+  expect_whole_rows(kGradOp, "pixels", pixels);
+  expect_whole_rows(kGradOp, "grad", grad);
+  expect_whole_rows(kGradOp, "out", out);
+  expect_disjoint(kGradOp, "out", out, "pixels", pixels);
+  expect_disjoint(kGradOp, "out", out, "grad", grad);
+
+  PixelLinearGradParams p;
+  p.pixels = reinterpret_cast<const uint8_t*>(pixels.data);
+  p.pixels_stride = pixels.stride[0];
+  p.grad = reinterpret_cast<const float*>(grad.data);
+  p.grad_stride = grad.stride[0];
+  p.out = reinterpret_cast<float*>(out.data);
+  p.out_stride = out.stride[0];
+  p.rows = pixels.shape[0];
+  p.width = pixels.shape[1];
+  p.outputs = grad.shape[1];
+  const size_t padded = static_cast<size_t>(pixel_grad_chunks(p.outputs) * kPixelGradChunk);
+  std::vector<float> units(padded);
+  std::vector<uint8_t> bad(padded);
+  p.units = units.data();
+  p.bad = bad.data();
+  p.room = digits_room(pixel_grad_bytes(p.width, p.outputs));
+  mark_written(args[2]);
+  run_kernel(view_bytes(pixels) + view_bytes(grad) + view_bytes(out), [&] { pixel_linear_grad(p); });
+}
+
 }  // namespace
 
-void bind_pixel_linear(PyObject* module) { add_op<4, pixel_linear_checked>(module, kOp); }
+void bind_pixel_linear(PyObject* module) {
+  add_op<4, pixel_linear_checked>(module, kOp);
+  add_op<3, pixel_linear_grad_checked>(module, kGradOp);
+}
 
 }  // namespace hotloop

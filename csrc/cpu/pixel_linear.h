@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 
+#include "byte_digits.h"
 #include "isa.h"
 
 namespace hotloop {
@@ -8,15 +9,10 @@ namespace hotloop {
 // Weights of 16 outputs stand together, four inputs of each in four neighbouring bytes, as the processor's byte products
 // take them; and three such panels, one for each digit of the weights.
 constexpr int64_t kPixelLanes = 16;
-constexpr int64_t kPixelGroup = 4;
-constexpr int64_t kPixelDigits = 3;
-// Above it the sum of one digit's products may leave int32: 255 x 128 x width.
-constexpr int64_t kPixelMaxWidth = (int64_t{1} << 31) / (255 * 128);
-
-inline int64_t pixel_groups(int64_t width) { return (width + kPixelGroup - 1) / kPixelGroup; }
-inline int64_t pixel_panels(int64_t outputs) { return (outputs + kPixelLanes - 1) / kPixelLanes; }
-inline int64_t pixel_panel_bytes(int64_t width) {
-  return pixel_groups(width) * kPixelDigits * kPixelGroup * kPixelLanes;
+static inline int64_t pixel_groups(int64_t width) { return (width + kByteGroup - 1) / kByteGroup; }
+static inline int64_t pixel_panels(int64_t outputs) { return (outputs + kPixelLanes - 1) / kPixelLanes; }
+static inline int64_t pixel_panel_bytes(int64_t width) {
+  return pixel_groups(width) * kByteDigits * kByteGroup * kPixelLanes;
 }
 
 struct PixelLinearParams {

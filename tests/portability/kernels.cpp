@@ -14,6 +14,7 @@
 #include "../../csrc/cpu/gaussian.h"
 #include "../../csrc/cpu/importance_ratio.h"
 #include "../../csrc/cpu/pixel_linear.h"
+#include "../../csrc/cpu/pixel_linear_grad.h"
 #include "../../csrc/cpu/ppo_loss.h"
 #include "../../csrc/cpu/puff_advantage.h"
 #include "../../csrc/cpu/retrace.h"
@@ -294,6 +295,19 @@ void pixels(int64_t n, int64_t k) {
   p.digits = digits.data(), p.scales = scales.data();
   pixel_linear(p);
   Hash().add(out).print("pixel_linear", n, k, sizeof(float));
+
+  Array<float> grad(n, kOutputs, -1, 1), found(kOutputs, k);
+  std::vector<int8_t> room(static_cast<size_t>(pixel_grad_bytes(k, kOutputs)));
+  std::vector<float> units(static_cast<size_t>(pixel_grad_chunks(kOutputs) * kPixelGradChunk));
+  std::vector<uint8_t> bad(units.size());
+  PixelLinearGradParams q;
+  q.pixels = bytes.values.data(), q.pixels_stride = k;
+  q.grad = grad.values.data(), q.grad_stride = kOutputs;
+  q.out = found.values.data(), q.out_stride = k;
+  q.rows = n, q.width = k, q.outputs = kOutputs;
+  q.room = room.data(), q.units = units.data(), q.bad = bad.data();
+  pixel_linear_grad(q);
+  Hash().add(found).print("pixel_linear_grad", n, k, sizeof(float));
 }
 
 int main() {

@@ -19,7 +19,12 @@ from hotloop.ops.gather_plan import GatherPlan
 from hotloop.ops.gaussian import gaussian_evaluate, gaussian_sample
 from hotloop.ops.importance_ratio import importance_ratio
 from hotloop.ops.last_actions import LastActions
-from hotloop.ops.pixel_linear import PIXEL_LINEAR_WIDTH, pixel_linear, pixel_linear_is_fast
+from hotloop.ops.pixel_linear import (
+    PIXEL_LINEAR_WIDTH,
+    pixel_linear,
+    pixel_linear_grad,
+    pixel_linear_is_fast,
+)
 from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
 from hotloop.ops.retrace import retrace
@@ -68,6 +73,7 @@ __all__ = [
     "gaussian_sample",
     "importance_ratio",
     "pixel_linear",
+    "pixel_linear_grad",
     "pixel_linear_is_fast",
     "ppo_loss",
     "puff_advantage",

@@ -27,10 +27,10 @@ class PixelLinear(nn.Linear):
     """`torch.nn.Linear` on uint8 observations divided by 255: ``linear(pixels / 255)``.
 
     What it saves is the tensor of floats, four times as large as the bytes: written, read by the product, and
-    kept for the gradient of the weights. Where the processor multiplies bytes (AVX-512 VNNI), the forward
-    pass of 64 rows or more is `hotloop.ops.pixel_linear`. Elsewhere, and in the backward pass, a block of
-    rows at a time is made floats and multiplied while it is still in the cache. Either way results agree
-    with ``linear(pixels / 255)`` to float32 rounding.
+    kept for the gradient of the weights. Where the processor multiplies bytes (AVX-512 VNNI), 64 rows or
+    more take `hotloop.ops.pixel_linear` and `pixel_linear_grad`. Elsewhere a block of rows at a time is made
+    floats and multiplied while it is still in the cache, in the backward pass once more. Either way results
+    agree with ``linear(pixels / 255)`` to float32 rounding.
 
     Left to that formula are tensors that are not in host memory, few rows that want a gradient, weights that
     are not float32, autocast, `torch.compile` and function transforms. What is computed in blocks can be
@@ -99,9 +99,13 @@ def _blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield slice(start, start + size), ops.scale_pixels(part, out=floats[: len(part)])
 
 
+def _as_bytes(rows: Tensor) -> bool:
+    return len(rows) >= _BYTE_ROWS and rows.shape[1] <= ops.PIXEL_LINEAR_WIDTH and ops.pixel_linear_is_fast()
+
+
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = torch.empty(len(rows), len(weight))
-    if len(rows) >= _BYTE_ROWS and rows.shape[1] <= ops.PIXEL_LINEAR_WIDTH and ops.pixel_linear_is_fast():
+    if _as_bytes(rows):
         return ops.pixel_linear(rows, weight, bias, out=out)
     transposed = weight.t()
     for block, floats in _blocks(rows):
@@ -114,6 +118,8 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _gradient(rows: Tensor, grad: Tensor) -> Tensor:
     """Of the weights: the sum over blocks, one after the other."""
+    if _as_bytes(rows):
+        return ops.pixel_linear_grad(rows, grad)
     total = torch.zeros(grad.shape[1], rows.shape[1])
     for block, floats in _blocks(rows):
         total.addmm_(grad[block].t(), floats)

@@ -11,7 +11,7 @@ float16 are widened to float32, and the result is rounded once.
 
 from __future__ import annotations
 
-from hotloop.ops.reference.activations import pixel_linear, scale_pixels, tanh
+from hotloop.ops.reference.activations import pixel_linear, pixel_linear_grad, scale_pixels, tanh
 from hotloop.ops.reference.departure import discounted_return, retrace, td_lambda, vtrace
 from hotloop.ops.reference.estimators import gae, puff_advantage, row_priorities
 from hotloop.ops.reference.heads import (
@@ -76,6 +76,7 @@ __all__ = [
     "permutation",
     "philox4x32",
     "pixel_linear",
+    "pixel_linear_grad",
     "ppo_loss",
     "puff_advantage",
     "random_bits64",
