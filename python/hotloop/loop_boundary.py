@@ -21,6 +21,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from hotloop.devices import in_host_memory
 from hotloop.entries import plain_entries, set_entries
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, StepBuilder, Window
@@ -87,7 +88,7 @@ class RowBoundary:
         }
         self._kept = self._view_entries()
         self._arrived = ArrivedColumns()
-        self._links: tuple[int, Tensor, Tensor] | None = None
+        self._links: tuple[int, Tensor, Tensor | None] | None = None
         self._owner = torch.full((segments + 1,), -1, device=device)  # the agent that writes a row
         self._next_row = torch.full((segments + 1,), -1, device=device)  # where its agent went on, or -1
         agents = experience.total_agents
@@ -260,21 +261,27 @@ class RowBoundary:
             return None
         values = self._kept["values"]
         rows, linked = self._linked(values.dim())
-        memory = self._arrived.memory
-        out = [kept(memory, name, values.shape, values.dtype, values.device) for name in ("firsts", "values")]
-        buffer: Any = plain_entries(self._experience.buffer) or self._experience.buffer
-        firsts = torch.index_select(buffer["values"][:, 0], 0, rows, out=out[0])
-        values = torch.where(linked, firsts, values, out=out[1])
+        if linked is not None:
+            memory = self._arrived.memory
+            taken = [
+                kept(memory, name, values.shape, values.dtype, values.device) for name in ("firsts", "values")
+            ]
+            buffer: Any = plain_entries(self._experience.buffer) or self._experience.buffer
+            firsts = torch.index_select(buffer["values"][:, 0], 0, rows, out=taken[0])
+            values = torch.where(linked, firsts, values, out=taken[1])
         rewards, cuts = self._arrived.compute(self._kept, config, bootstrap)
         return AfterRows(values if values.dim() == 1 else values.mean(dim=-1), rewards, cuts)
 
-    def _linked(self, dims: int) -> tuple[Tensor, Tensor]:
-        """The row that each row goes on in, 0 where there is none, and whether there is one."""
+    def _linked(self, dims: int) -> tuple[Tensor, Tensor | None]:
+        """The row that each row goes on in, 0 where there is none, and whether there is one; None where it is
+        known that none does."""
         version = self._next_row._version
         if self._links is None or self._links[0] != version:
             next_row = self._next_row[:-1]
-            linked = (next_row >= 0).reshape(-1, *[1] * (dims - 1))
-            self._links = version, next_row.clamp(min=0), linked
+            linked = next_row >= 0
+            none = in_host_memory(linked.device) and not linked.any()
+            given = None if none else linked.reshape(-1, *[1] * (dims - 1))
+            self._links = version, next_row.clamp(min=0), given
         return self._links[1:]
 
 
