@@ -113,7 +113,7 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._arrived = ArrivedColumns()
-        self._mask: tuple[Tensor, int, torch.dtype] | None = None  # what `importance` was made of
+        self._mask: tuple[Tensor, Tensor, int] | None = None  # what `importance` was made of, and where
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_mask": None}  # a copy's tensors count their changes anew
@@ -146,9 +146,9 @@ class Arrivals:
         # As the columns: a phase's later update epochs find the mask as it was.
         version = None if valid.is_inference() else valid._version
         known = self._mask
-        if version is None or known is None or known[0] is not valid or known[1:] != (version, dtype):
+        if known is None or known[0] is not valid or known[1] is not out or known[2] != version:
             out.copy_(valid)
-            self._mask = None if version is None else (valid, version, dtype)
+            self._mask = None if version is None else (valid, out, version)
         return out
 
     def _take(self, name: str, buffer: TensorDictBase, dtype: torch.dtype) -> Tensor:
