@@ -307,5 +307,5 @@ def test_a_tally_numbers_the_steps_of_infos() -> None:
     for infos, steps in (([{"a": 1}], 3), ([], 2), (None, 2), ([{"a": 2}, {"a": 3}], np.int64(1))):
         tally.count(infos, steps)  # type: ignore[arg-type]
     assert tally.raw_infos == [{"a": 1}, {"a": 2}, {"a": 3}]
-    assert tally.info_steps == [0, 3, 3]
+    assert tally.result(slice(0, 1)).info_steps == [0, 3, 3]
     assert tally.agent_steps == 8

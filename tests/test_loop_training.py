@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
 
 from hotloop import ops
-from hotloop.loop_training import clear_gradients, delta_lambda_advantages, importance_ratio
+from hotloop.context import AdvantageConfig
+from hotloop.loop_training import Arrivals, clear_gradients, delta_lambda_advantages, importance_ratio
 from loop_support import (
     BOOTSTRAPPED,
     F32,
@@ -350,3 +352,48 @@ def test_gradients_are_cleared_as_the_optimizer_would() -> None:
     clear_gradients(Own(parameters, lr=0.1))
     assert seen == [True]
     assert parameters[2].grad is not None
+
+
+def stored_steps() -> TensorDict:
+    """A buffer `[3, 5]` with everything that advantages are made of."""
+    keys = ("values", "rewards", "reward_baseline", "truncation_values")
+    entries = {key: torch.randn(3, 5) for key in keys}
+    entries |= {key: torch.randint(0, 2, (3, 5)).float() for key in ("dones", "truncateds")}
+    return TensorDict({**entries, "valid": torch.rand(3, 5) < 0.7}, [3, 5])
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+@pytest.mark.parametrize("left_out", ["", "reward_baseline", "valid"])
+def test_advantages_of_the_whole_buffer(bootstrap: bool, left_out: str) -> None:
+    """Also of flags of another dtype, and after the buffer was written to in place."""
+    buffer, arrivals, config = stored_steps(), Arrivals(), AdvantageConfig(gamma=0.9, gae_lambda=0.8)
+    if left_out:
+        del buffer[left_out]
+    for change in ("", "values", "rewards", "valid", "dones", "dtypes"):
+        if change == "dtypes":
+            buffer["dones"], buffer["truncateds"] = buffer["dones"].bool(), buffer["truncateds"].bool()
+        elif change in buffer.keys():
+            buffer[change].copy_(buffer[change].flip(0))
+        cuts, rewards = buffer["dones"].float(), buffer["rewards"] - buffer.get("reward_baseline", 0.0)
+        if bootstrap:
+            truncated = buffer["truncateds"].float()
+            rewards = rewards + 0.9 * buffer["truncation_values"] * truncated * (1.0 - cuts)
+            cuts = torch.maximum(cuts, truncated)
+        weights = buffer.get("valid", torch.ones(3, 5)).float()
+        expected = ops.puff_advantage(buffer["values"], rewards, cuts, weights, 0.9, 0.8)
+        torch.testing.assert_close(arrivals.compute(buffer, config, bootstrap), expected)
+        columns = arrivals.columns
+        torch.testing.assert_close(columns[0], rewards)
+        assert columns[1].equal(cuts)
+
+
+def test_a_copy_of_what_arrived_remembers_no_changes() -> None:
+    """A copied tensor has changed 0 times: after as many changes as the one that it was copied from it would
+    pass for unchanged."""
+    buffer, arrivals = stored_steps(), Arrivals()
+    config = AdvantageConfig(gamma=0.9, gae_lambda=0.8)
+    expected = arrivals.compute(buffer, config, False).clone()
+    again = copy.deepcopy(arrivals)
+    assert arrivals._mask is not None and arrivals._arrived._made_of is not None
+    assert again._mask is None and again._arrived._made_of is None
+    assert again.compute(buffer, config, False).equal(expected)

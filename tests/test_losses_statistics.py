@@ -40,6 +40,21 @@ def test_unweighted_observations_count_alike() -> None:
     assert tracker.means() == {"a": 3.0}
 
 
+@pytest.mark.parametrize("count", [1, 64, 65])
+def test_means_that_one_tensor_holds_are_added_up_at_once(count: int) -> None:
+    """Few without torch's kernels, many with them; in several phases of one tracker."""
+    tracker, held = StatisticTracker(), torch.rand(2, count, 4, dtype=torch.float64) + 0.5
+    for phase in held:
+        for means in phase:
+            tracker.add_means(("a", "b"), means, (1.0, 0.25))
+        tracker.totals()
+    weights = held[..., 2].sum().item()
+    for name, column, scale in (("a", 0, 1.0), ("b", 1, 0.25)):
+        total, weight = tracker.totals()[name]
+        assert total == pytest.approx(scale * (held[..., column] * held[..., 2]).sum().item(), rel=1e-12)
+        assert weight == pytest.approx(weights, rel=1e-12)
+
+
 def test_a_name_in_several_groups_is_one_mean_in_order_of_first_use() -> None:
     tracker = StatisticTracker()
     tracker.add({"a": 1.0, "b": 10.0})

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "bind_plans.h"
@@ -18,6 +20,7 @@ struct StepBooks {
   LentBuffer observations, rewards, terminals, truncations, mask, returns, lengths;
   int64_t agents = 0, first_agent = 0;
   bool next_step = false;
+  std::vector<int64_t> ended;  // agents whose episode the newest step ended
 
   StepBooks(py::tuple arrays_, int64_t first_agent_, bool next_step_)
       : arrays(std::move(arrays_)), first_agent(first_agent_), next_step(next_step_) {
@@ -80,54 +83,80 @@ struct StepBooks {
     } else {
       add(reward.data<float>());
     }
-    bool truncated = false, any = false;
-    int64_t steps = agents;
-    for (int64_t i = 0; i < agents; ++i) {
-      const bool over = terminal.data<bool>()[i], cut = truncation.data<bool>()[i];
-      terminals.data<bool>()[i] = over;
-      truncations.data<bool>()[i] = cut;
-      truncated |= cut;
-      any |= over | cut;
-    }
-    py::list finished;
-    if (any) finish(&finished);
-    if (next_step) {
-      for (int64_t i = 0; i < agents; ++i) {
-        const bool done = terminals.data<bool>()[i] || truncations.data<bool>()[i];
-        mask.data<bool>()[i] = !done;
-        steps -= done;
-      }
-    }
-    return py::make_tuple(finished, steps, truncated);
+    bool truncated = false;
+    const int64_t steps = take_flags(terminal.data<bool>(), truncation.data<bool>(), &truncated);
+    return py::make_tuple(finished(), steps, truncated);
   }
 
   // The mask still is that of the rows the actions were sent from: false where this step only reset.
   template <class T>
   void add(const T* given) {
-    double* sums = returns.data<double>();
+    float* const own = rewards.data<float>();
+    double* const sums = returns.data<double>();
+    int64_t* const steps = lengths.data<int64_t>();
+    const bool* const counts = mask.data<bool>();
     for (int64_t i = 0; i < agents; ++i) {
-      rewards.data<float>()[i] = static_cast<float>(given[i]);
-      if (next_step && !mask.data<bool>()[i]) continue;
-      sums[i] += static_cast<double>(given[i]);
-      lengths.data<int64_t>()[i] += 1;
+      const bool acted = !next_step | counts[i];
+      own[i] = static_cast<float>(given[i]);
+      sums[i] += acted ? static_cast<double>(given[i]) : 0.0;
+      steps[i] += acted;
     }
   }
 
-  void finish(py::list* finished) {
-    static const py::str* const return_key = new py::str("episode_return");  // as long as the process
-    static const py::str* const length_key = new py::str("episode_length");
-    static const py::str* const agent_key = new py::str("agent_id");
-    for (int64_t i = 0; i < agents; ++i) {
-      if (!terminals.data<bool>()[i] && !truncations.data<bool>()[i]) continue;
-      if (next_step && !mask.data<bool>()[i]) continue;  // there was no episode to end
-      py::dict episode;
-      episode[*return_key] = py::float_(returns.data<double>()[i]);
-      episode[*length_key] = py::int_(lengths.data<int64_t>()[i]);
-      episode[*agent_key] = py::int_(first_agent + i);
-      finished->append(std::move(episode));
-      returns.data<double>()[i] = 0.0;
-      lengths.data<int64_t>()[i] = 0;
+  // The flags and the mask, and which episodes ended. Returns how many rows of the mask are true.
+  int64_t take_flags(const bool* terminal, const bool* truncation, bool* truncated) {
+    constexpr int64_t kTogether = 8;  // looked at as one number, which mostly is 0
+    bool *over = terminals.data<bool>(), *cut = truncations.data<bool>(), *counts = mask.data<bool>();
+    std::memmove(over, terminal, static_cast<size_t>(agents));
+    std::memmove(cut, truncation, static_cast<size_t>(agents));
+    int64_t steps = agents;
+    ended.clear();
+    for (int64_t first = 0; first < agents; first += kTogether) {
+      const int64_t count = std::min(kTogether, agents - first);
+      uint64_t overs = 0, cuts = 0;
+      std::memcpy(&overs, over + first, static_cast<size_t>(count));
+      std::memcpy(&cuts, cut + first, static_cast<size_t>(count));
+      if ((overs | cuts) == 0) {
+        if (next_step) std::memset(counts + first, 1, static_cast<size_t>(count));
+        continue;
+      }
+      *truncated |= cuts != 0;
+      for (int64_t i = first; i < first + count; ++i) {
+        const bool done = over[i] || cut[i];
+        if (done && (!next_step || counts[i])) ended.push_back(i);  // else there was no episode to end
+        if (next_step) {
+          counts[i] = !done;
+          steps -= done;
+        }
+      }
     }
+    return steps;
+  }
+
+  static void set(PyObject* episode, PyObject* key, PyObject* value) {
+    const py::object held = py::reinterpret_steal<py::object>(value);
+    if (!held || PyDict_SetItem(episode, key, value) != 0) throw py::error_already_set();
+  }
+
+  // What `ended` names, one dict an episode.
+  py::list finished() {
+    static PyObject* const return_key = PyUnicode_InternFromString("episode_return");  // as long as the process
+    static PyObject* const length_key = PyUnicode_InternFromString("episode_length");
+    static PyObject* const agent_key = PyUnicode_InternFromString("agent_id");
+    py::list episodes(ended.size());
+    double* const sums = returns.data<double>();
+    int64_t* const steps = lengths.data<int64_t>();
+    for (size_t e = 0; e < ended.size(); ++e) {
+      const int64_t i = ended[e];
+      py::dict episode;
+      set(episode.ptr(), return_key, PyFloat_FromDouble(sums[i]));
+      set(episode.ptr(), length_key, PyLong_FromLongLong(steps[i]));
+      set(episode.ptr(), agent_key, PyLong_FromLongLong(first_agent + i));
+      PyList_SET_ITEM(episodes.ptr(), static_cast<Py_ssize_t>(e), episode.release().ptr());
+      sums[i] = 0.0;
+      steps[i] = 0;
+    }
+    return episodes;
   }
 };
 

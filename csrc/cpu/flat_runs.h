@@ -31,6 +31,18 @@ static inline const T* load_flat(const Matrix& m, int64_t columns, int64_t first
   return scratch.at;
 }
 
+// The same of flags: 1 where one is set, else 0.
+template <class T>
+static inline void load_flags(const Matrix& m, int64_t columns, int64_t first, int64_t count, Run<T>& out) {
+  if (m.dtype == DType::b8 && m.time_stride == 1 && m.row_stride == columns) {  // a mask as it mostly lies
+    const uint8_t* in = reinterpret_cast<const uint8_t*>(m.data) + first;
+    for (int64_t i = 0; i < count; ++i) out.at[i] = in[i] != 0 ? T(1) : T(0);
+    return;
+  }
+  const T* flags = load_flat(m, columns, first, count, out);
+  for (int64_t i = 0; i < count; ++i) out.at[i] = flags[i] != T(0) ? T(1) : T(0);
+}
+
 template <class T>
 static inline void store_flat(const Matrix& m, int64_t columns, int64_t first, int64_t count, const T* in) {
   for (int64_t row = first / columns, column = first % columns; count > 0; ++row, column = 0) {

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t kBlocks = 16;  // row blocks per leaf: enough to balance threads, few enough to stay cheap
 
+// Short rows into lines of their own, as of one column of a rollout's buffer.
+constexpr int64_t kLine = 64, kAheadShortRows = 16;
 constexpr int64_t kAheadRows = 3;      // asked for while others are copied ...
 constexpr int64_t kAheadBytes =
     4096;  // ... where a row is not so long that the processor sees it coming by itself
@@ -23,7 +25,9 @@ struct Identity {
 // A row of known size is one move instead of a call.
 template <int64_t kBytes, class ToRows, class FromRows>
 void move_fixed(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t begin, int64_t end) {
+  const int64_t ahead = m.to_step < kLine ? end : kAheadShortRows;
   for (int64_t i = begin; i < end; ++i) {
+    if (i + ahead < end) will_write(m.to + to_rows[i + ahead] * m.to_step, 1);
     std::memcpy(m.to + to_rows[i] * m.to_step, m.from + from_rows[i] * m.from_step, kBytes);
   }
 }
@@ -35,6 +39,7 @@ void move_leaf(const RowMove& m, ToRows to_rows, FromRows from_rows, int64_t beg
     case 2: return move_fixed<2>(m, to_rows, from_rows, begin, end);
     case 4: return move_fixed<4>(m, to_rows, from_rows, begin, end);
     case 8: return move_fixed<8>(m, to_rows, from_rows, begin, end);
+    case 16: return move_fixed<16>(m, to_rows, from_rows, begin, end);
     default: break;
   }
   if (m.stream) {
@@ -57,8 +62,13 @@ void move_in_order(const RowMove& m, int64_t begin, int64_t end) {
   if (bytes != 0 && m.to_step == bytes && m.from_step == bytes) {  // one block: libc decides how
     std::memcpy(m.to + begin * bytes, m.from + begin * bytes, static_cast<size_t>((end - begin) * bytes));
   } else if (bytes == 0 && m.row.ndim == 0) {  // rows of one number that is converted: a strided run
-    copy_run(m.row, m.to + begin * m.to_step, m.to_step / itemsize(m.row.to), m.from + begin * m.from_step,
-             m.from_step / itemsize(m.row.from), end - begin);
+    const int64_t part = m.to_step < kLine ? end - begin : 4 * kAheadShortRows;
+    for (int64_t i = begin; i < end; i += part) {
+      const int64_t count = std::min(part, end - i);
+      for (int64_t j = i; m.to_step >= kLine && j < i + count; ++j) will_write(m.to + j * m.to_step, 1);
+      copy_run(m.row, m.to + i * m.to_step, m.to_step / itemsize(m.row.to), m.from + i * m.from_step,
+               m.from_step / itemsize(m.row.from), count);
+    }
   } else {
     move_leaf(m, Identity{}, Identity{}, begin, end);
   }

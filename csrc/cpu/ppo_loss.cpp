@@ -20,26 +20,33 @@ template <class T>
 class Pass {
  public:
   explicit Pass(const PpoLossParams& p)
-      : p_(p), samples_(p.rows * p.columns), blocks_((samples_ + kPpoBlock - 1) / kPpoBlock) {}
+      : p_(p),
+        samples_(p.rows * p.columns),
+        blocks_((samples_ + kPpoBlock - 1) / kPpoBlock),
+        count_(static_cast<double>(samples_)) {}
 
   void run() {
-    count_ = p_.valid.data == nullptr ? static_cast<double>(samples_)
-                                      : sum(1, [&](int64_t first, int64_t count, auto add) {
-                                          Run<T> keep;
-                                          load_keep(first, count, keep);
-                                          add(0, keep.at, count);
-                                        });
+    const bool all = p_.valid.data == nullptr;
+    if (p_.normalize_advantage) {
+      moments(all);
+    } else if (!all) {
+      sum(1, [&](int64_t first, int64_t count, auto add) {
+        Run<T> keep;
+        load_flags(p_.valid, p_.columns, first, count, keep);
+        add(0, keep.at, count);
+      });
+      count_ = sums_[0];
+    }
     const double share = count_ > 1 ? count_ : 1;
-    if (p_.normalize_advantage) moments(share);
     sum(kPpoSums, [&](int64_t first, int64_t count, auto add) { terms(first, count, T(1 / share), add); });
     const T loss = static_cast<T>(ppo_statistics(sums_, count_, p_.ent_coef, p_.vf_coef, p_.statistics));
     std::memcpy(p_.loss, &loss, sizeof loss);
   }
 
  private:
-  // `body(first, count, add)` adds runs of numbers to sums 0 ... sums - 1; returns the first sum.
+  // `body(first, count, add)` adds runs of numbers to sums 0 ... sums - 1.
   template <class Body>
-  double sum(int64_t sums, const Body& body) {
+  void sum(int64_t sums, const Body& body) {
     const int64_t bytes = samples_ * 12 * static_cast<int64_t>(sizeof(T));
     parallel_blocks(blocks_, bytes, [&](int64_t block) {
       alignas(64) double lanes[kPpoSums][kSumLanes] = {};
@@ -54,12 +61,6 @@ class Pass {
       sums_[k] = 0;
       for (int64_t block = 0; block < blocks_; ++block) sums_[k] += p_.partial[block * kPpoSums + k];
     }
-    return sums_[0];
-  }
-
-  void load_keep(int64_t first, int64_t count, Run<T>& keep) {
-    const T* valid = load_flat(p_.valid, p_.columns, first, count, keep);
-    for (int64_t i = 0; i < count; ++i) keep.at[i] = valid[i] != T(0) ? T(1) : T(0);
   }
 
   // Where `keep` is 0 whatever stands there becomes `filler`.
@@ -70,30 +71,37 @@ class Pass {
     return scratch.at;
   }
 
-  void moments(double share) {
-    const auto deviations = [&](int64_t first, int64_t count, double mean, bool squared, auto add) {
+  // Of the advantages, and how many samples count. Where all do, `keep` is not looked at.
+  void moments(bool all) {
+    sum(all ? 1 : 2, [&](int64_t first, int64_t count, auto add) {
+      Run<T> keep, scratch;
+      if (!all) {
+        load_flags(p_.valid, p_.columns, first, count, keep);
+        add(1, keep.at, count);
+      }
+      add(0, load_kept(p_.advantages, first, count, keep.at, T(0), scratch), count);
+    });
+    if (!all) count_ = sums_[1];
+    const double mean = sums_[0] / (count_ > 1 ? count_ : 1);
+    mean_ = static_cast<T>(mean);
+    sum(1, [&](int64_t first, int64_t count, auto add) {
       Run<T> keep, scratch, out;
-      if (p_.valid.data != nullptr) load_keep(first, count, keep);
-      const T* a = load_kept(p_.advantages, first, count, keep.at, static_cast<T>(mean), scratch);
+      if (!all) load_flags(p_.valid, p_.columns, first, count, keep);
+      const T* a = load_kept(p_.advantages, first, count, keep.at, mean_, scratch);
       for (int64_t i = 0; i < count; ++i) {
-        const T d = a[i] - static_cast<T>(mean);
-        out.at[i] = squared ? d * d : d;
+        const T d = a[i] - mean_;
+        out.at[i] = d * d;
       }
       add(0, out.at, count);
-    };
-    const double mean =
-        sum(1, [&](int64_t first, int64_t count, auto add) { deviations(first, count, 0, false, add); }) / share;
-    mean_ = static_cast<T>(mean);
-    const double squares =
-        sum(1, [&](int64_t first, int64_t count, auto add) { deviations(first, count, mean, true, add); });
-    scale_ = static_cast<T>(advantage_scale(squares, count_, p_.eps));
+    });
+    scale_ = static_cast<T>(advantage_scale(sums_[0], count_, p_.eps));
   }
 
   template <class Add>
   void terms(int64_t first, int64_t count, T share, const Add& add) {
     Run<T> scratch[9], out[kPpoSums], gradient[3];
     const bool all = p_.valid.data == nullptr;
-    if (!all) load_keep(first, count, scratch[8]);
+    if (!all) load_flags(p_.valid, p_.columns, first, count, scratch[8]);
     const T* keep = all ? ones_.at : scratch[8].at;
     const T* new_log_prob = load_kept(p_.new_log_prob, first, count, keep, T(0), scratch[0]);
     const T* old_log_prob = load_kept(p_.old_log_prob, first, count, keep, T(0), scratch[1]);
@@ -143,7 +151,7 @@ class Pass {
 
   const PpoLossParams& p_;
   const int64_t samples_, blocks_;
-  double count_ = 0;
+  double count_;
   T mean_ = 0, scale_ = 1;  // (A - 0) / 1 is A
   double sums_[kPpoSums] = {};
   OneRun<T> ones_;

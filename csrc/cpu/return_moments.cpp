@@ -17,9 +17,11 @@ struct Samples {
   void load(const ReturnMomentsParams& p, int64_t first, int64_t count) {
     const T* a = load_flat(p.advantages, p.columns, first, count, advantages);
     const T* v = load_flat(p.values, p.columns, first, count, values);
-    const bool all = p.valid.data == nullptr;
-    const T* valid = all ? nullptr : load_flat(p.valid, p.columns, first, count, keep);
-    for (int64_t i = 0; i < count; ++i) keep.at[i] = all || valid[i] != T(0) ? T(1) : T(0);
+    if (p.valid.data == nullptr) {
+      for (int64_t i = 0; i < count; ++i) keep.at[i] = T(1);
+    } else {
+      load_flags(p.valid, p.columns, first, count, keep);
+    }
     for (int64_t i = 0; i < count; ++i) {
       const bool counts = keep.at[i] != T(0);
       values.at[i] = counts ? a[i] + v[i] : T(0);

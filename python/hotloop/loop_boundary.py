@@ -21,6 +21,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from hotloop import ops
+from hotloop.devices import in_host_memory
 from hotloop.entries import plain_entries, set_entries
 from hotloop.experience import Experience
 from hotloop.loop_rollout import EnvStep, StepBuilder, Window
@@ -87,9 +89,10 @@ class RowBoundary:
         }
         self._kept = self._view_entries()
         self._arrived = ArrivedColumns()
-        self._links: tuple[int, Tensor, Tensor] | None = None
+        self._links: tuple[int, Tensor, Tensor | None] | None = None
         self._owner = torch.full((segments + 1,), -1, device=device)  # the agent that writes a row
         self._next_row = torch.full((segments + 1,), -1, device=device)  # where its agent went on, or -1
+        self._nowhere = torch.full((), -1, device=device)
         agents = experience.total_agents
         self._writing = torch.full((agents,), segments, device=device)  # the row of each agent
         self._finished = torch.full(
@@ -164,8 +167,9 @@ class RowBoundary:
                 if stored:
                     self._next_row.index_copy_(0, rows, self._before)
             if stored:
-                self._owner.index_copy_(0, self._before, window.env_ids.squeeze(1))
-                self._next_row.index_fill_(0, self._before, -1)
+                ids = window.env_ids.squeeze(1)
+                nowhere = self._nowhere.expand(window.agents)
+                self._write([self._owner, self._next_row], self._before, [ids, nowhere])
                 self._writing[agents] = self._before
         if stored and self._column + 1 == self._experience.bptt_horizon:
             self._finished[agents] = self._writing[agents]
@@ -238,16 +242,26 @@ class RowBoundary:
         rows = torch.where(mine, rows, self._experience.segments)
         # Under next_step the flag comes with the final observation itself.
         own = self._truncation.final_value_is_own
+        sources = []
         for key, entry in self._entries.items():
             source = td[key]
             if own and key == "truncation_values":
                 source = td["values"]
                 source = source if source.dim() == 1 else source.mean(dim=-1)
-            source = source.detach().reshape(window.agents, *entry.shape[1:])
-            entry.index_copy_(0, rows, source.to(device=entry.device, dtype=entry.dtype))
+            sources.append(source.detach().reshape(window.agents, *entry.shape[1:]))
+        self._write(list(self._entries.values()), rows, sources)
         self._finished[window.window] = self._experience.segments
         self._waiting[window.window] = bytes(window.agents)
         return rows
+
+    @staticmethod
+    def _write(entries: list[Tensor], rows: Tensor, sources: list[Tensor]) -> None:
+        """Put `sources` `[n, ...]` into these rows of the entries."""
+        if in_host_memory(rows.device) and all(source.is_cpu for source in sources):
+            ops.scatter_(entries, rows, sources)
+            return
+        for entry, source in zip(entries, sources, strict=True):
+            entry.index_copy_(0, rows, source.to(device=entry.device, dtype=entry.dtype))
 
     def after(self, config: Any, bootstrap: bool) -> AfterRows | None:
         """What arrived after every row `[S]`; None where the last column is to have advantage 0.
@@ -260,21 +274,27 @@ class RowBoundary:
             return None
         values = self._kept["values"]
         rows, linked = self._linked(values.dim())
-        memory = self._arrived.memory
-        out = [kept(memory, name, values.shape, values.dtype, values.device) for name in ("firsts", "values")]
-        buffer: Any = plain_entries(self._experience.buffer) or self._experience.buffer
-        firsts = torch.index_select(buffer["values"][:, 0], 0, rows, out=out[0])
-        values = torch.where(linked, firsts, values, out=out[1])
+        if linked is not None:
+            memory = self._arrived.memory
+            taken = [
+                kept(memory, name, values.shape, values.dtype, values.device) for name in ("firsts", "values")
+            ]
+            buffer: Any = plain_entries(self._experience.buffer) or self._experience.buffer
+            firsts = torch.index_select(buffer["values"][:, 0], 0, rows, out=taken[0])
+            values = torch.where(linked, firsts, values, out=taken[1])
         rewards, cuts = self._arrived.compute(self._kept, config, bootstrap)
         return AfterRows(values if values.dim() == 1 else values.mean(dim=-1), rewards, cuts)
 
-    def _linked(self, dims: int) -> tuple[Tensor, Tensor]:
-        """The row that each row goes on in, 0 where there is none, and whether there is one."""
+    def _linked(self, dims: int) -> tuple[Tensor, Tensor | None]:
+        """The row that each row goes on in, 0 where there is none, and whether there is one; None where it is
+        known that none does."""
         version = self._next_row._version
         if self._links is None or self._links[0] != version:
             next_row = self._next_row[:-1]
-            linked = (next_row >= 0).reshape(-1, *[1] * (dims - 1))
-            self._links = version, next_row.clamp(min=0), linked
+            linked = next_row >= 0
+            none = in_host_memory(linked.device) and not linked.any()
+            given = None if none else linked.reshape(-1, *[1] * (dims - 1))
+            self._links = version, next_row.clamp(min=0), given
         return self._links[1:]
 
 

@@ -53,28 +53,30 @@ class RolloutTally:
 
     def __init__(self) -> None:
         self.raw_infos: list[dict[str, Any]] = []
-        self.info_steps: list[int] = []
         self.agent_steps = 0
-        self._steps = 0
+        self._counts: list[int] = []  # of infos after each step
 
     def count(self, infos: Sequence[dict[str, Any]] | None, num_steps: int) -> None:
         """One step and the infos that came with it."""
+        raw_infos = self.raw_infos
         if infos:
-            self.raw_infos.extend(infos)
-            self.info_steps.extend(repeat(self._steps, len(self.raw_infos) - len(self.info_steps)))
-        self._steps += 1
+            raw_infos.extend(infos)
+        self._counts.append(len(raw_infos))
         self.agent_steps += int(num_steps)
 
     def result(self, window: slice | None) -> RolloutResult:
         """What the rollout returns; `window` is the slice served last."""
         if window is None:
             raise RuntimeError(f"{_WHERE}: the rollout was complete before its first step")
+        info_steps: list[int] = []
+        for step, count in enumerate(self._counts):
+            info_steps.extend(repeat(step, count - len(info_steps)))
         # Not validated: that would copy thousands of infos, and have Python's collector look at every copy.
         return RolloutResult.model_construct(
             raw_infos=self.raw_infos,
             agent_steps=self.agent_steps,
             training_env_id=window,
-            info_steps=self.info_steps,
+            info_steps=info_steps,
         )
 
 

@@ -52,6 +52,9 @@ class ArrivedColumns:
         self._made_of: tuple[Any, ...] | None = None
         self._sources: list[Tensor] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made_of": None, "_sources": []}  # a copy's tensors count their changes anew
+
     def compute(self, data: TensorDictBase, config: Any, bootstrap: bool) -> tuple[Tensor, Tensor]:
         """Rewards and cuts of the size of `data`; the next call overwrites them. `config` is an
         `AdvantageConfig`."""
@@ -83,16 +86,22 @@ class ArrivedColumns:
         def take(name: str) -> Tensor:
             return kept(self.memory, name, like.shape, like.dtype, like.device)
 
-        rewards = take("rewards").copy_(like)
-        cuts = take("cuts").copy_(found["dones"])
-        if "reward_baseline" in found:
-            rewards.sub_(found["reward_baseline"])
+        def flags(name: str) -> Tensor:
+            stored = found[name]
+            return stored if stored.dtype == like.dtype else take(name).copy_(stored)
+
+        dones, rewards, baseline = flags("dones"), take("rewards"), found.get("reward_baseline")
+        relative = like if baseline is None else torch.sub(like, baseline, out=rewards)
         if bootstrap:
-            truncateds = take("truncateds").copy_(found["truncateds"])
+            truncateds = flags("truncateds")
             ends = torch.mul(found["truncation_values"], truncateds, out=take("ends"))
-            ends.addcmul_(ends, cuts, value=-1.0)  # what terminated has no future
-            rewards.add_(ends, alpha=gamma)
-            torch.maximum(cuts, truncateds, out=cuts)
+            ends.addcmul_(ends, dones, value=-1.0)  # what terminated has no future
+            torch.add(relative, ends, alpha=gamma, out=rewards)
+            torch.maximum(dones, truncateds, out=take("cuts"))
+            return
+        if baseline is None:
+            rewards.copy_(like)
+        take("cuts").copy_(dones)
 
 
 class Arrivals:
@@ -104,6 +113,10 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._arrived = ArrivedColumns()
+        self._mask: tuple[Tensor, Tensor, int] | None = None  # what `importance` was made of, and where
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_mask": None}  # a copy's tensors count their changes anew
 
     @property
     def columns(self) -> list[Tensor]:
@@ -122,14 +135,21 @@ class Arrivals:
             self._arrived.forget()
             return self._take("advantages", buffer, torch.float32).zero_()
         rewards, cuts = self._arrived.compute(buffer, config, bootstrap)
-        valid = entries.get("valid", None)
-        importance = self._take("importance", buffer, values.dtype)
-        if valid is None:
-            importance.fill_(1.0)
-        else:
-            importance.copy_(valid)
+        importance = self._importance(buffer, entries.get("valid", None), values.dtype)
         out = self._take("advantages", buffer, values.dtype)
         return puff(values, rewards, cuts, importance, config, out, after)
+
+    def _importance(self, buffer: TensorDictBase, valid: Tensor | None, dtype: torch.dtype) -> Tensor:
+        out = self._take("importance", buffer, dtype)
+        if valid is None:
+            return out.fill_(1.0)
+        # As the columns: a phase's later update epochs find the mask as it was.
+        version = None if valid.is_inference() else valid._version
+        known = self._mask
+        if known is None or known[0] is not valid or known[1] is not out or known[2] != version:
+            out.copy_(valid)
+            self._mask = None if version is None else (valid, out, version)
+        return out
 
     def _take(self, name: str, buffer: TensorDictBase, dtype: torch.dtype) -> Tensor:
         return kept(self._arrived.memory, name, buffer.batch_size, dtype, buffer.device)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from operator import mul
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_FEW = 64  # observations that are added up sooner here than by a dozen calls of torch
 
 
 class StatisticTracker:
@@ -63,15 +66,30 @@ class StatisticTracker:
         pending, self._pending = self._pending, []
         for key, group in groupby(pending, lambda entry: (entry[0], entry[2])):
             names, scales = key
-            count = len(names)
-            stacked = torch.stack([means.detach() for _, means, _ in group]).to(self.device, self._dtype)
-            weight = stacked[:, count : count + 1]
-            sums = torch.cat(((stacked[:, :count] * weight).sum(0), weight.sum(0)))
-            for i, scale in enumerate(scales):
-                if scale != 1.0:  # one by one: a tensor of them would be copied to the device, and waited for
-                    sums[i].mul_(scale)
+            sums = self._summed([means for _, means, _ in group], scales)
             known = self._groups.get(names)
             self._groups[names] = sums if known is None else known + sums
+
+    def _summed(self, means: list[Tensor], scales: tuple[float, ...]) -> Tensor:
+        """Sums of scaled value * weight, and the sum of weights: `[len(scales) + 1]`."""
+        count = len(scales)
+        if self.device.type == "cpu" and len(means) <= _FEW and all(each.is_cpu for each in means):
+            totals = [0.0] * (count + 1)
+            for each in means:
+                numbers: list[float] = each.tolist()
+                weight = numbers[count]
+                for i in range(count):
+                    totals[i] += numbers[i] * weight
+                totals[count] += weight
+            scaled = map(mul, totals, (*scales, 1.0))
+            return torch.tensor(list(scaled), dtype=self._dtype)
+        stacked = torch.stack([each.detach() for each in means]).to(self.device, self._dtype)
+        weights = stacked[:, count : count + 1]
+        sums = torch.cat(((stacked[:, :count] * weights).sum(0), weights.sum(0)))
+        for i, scale in enumerate(scales):
+            if scale != 1.0:  # one by one: a tensor of them would be copied to the device, and waited for
+                sums[i].mul_(scale)
+        return sums
 
     def _add(self, names: tuple[str, ...], values: Tensor, weight: Tensor | float) -> None:
         """Add a fresh vector of values with a 1 behind them."""
