@@ -14,7 +14,7 @@ FUZZ_SEED ?= 0
 SOAK_SECONDS ?= 600
 # Of make faults: names, or --quick.
 FAULTS_ARGS ?=
-# Of make docs-commands: such as --clone DIR, --pages README.md, --only, --skip, --merge, --list.
+# Of make docs-commands: such as --clone DIR, --resume, --check, --list, --pages README.md, --only, --skip, --merge.
 DOCS_ARGS ?=
 # For pip, such as an index of CPU builds of torch where there is no GPU (they are much smaller).
 PIP_ARGS ?=
@@ -62,7 +62,7 @@ help:
 	@echo "make profile-cost what hotloop.profile() costs, in instructions (needs valgrind)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make docs         the documentation as a site, into build/site; make docs-serve shows it while it is edited"
-	@echo "make docs-commands run every command that the documentation shows, hours; results in benchmarks/results/ (DOCS_ARGS=...)"
+	@echo "make docs-commands run every command that the documentation shows, over an hour; results in benchmarks/results/ (DOCS_ARGS=...)"
 	@echo "make peers        install what tests marked peers compare with, and run those"
 	@echo "make test-peers   install each trainer that hotloop slips into beside .venv, train it with and without (HOSTS=...)"
 	@echo "make bench-integrations  the same, timed in turn                          (BENCH_ARGS=...)"

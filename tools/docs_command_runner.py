@@ -231,6 +231,10 @@ class Reader:
             output=() if code == 0 else place.tail(place.scratch / "command.log"),
         )  # fmt: skip
 
+    def printed(self) -> str:
+        """All that the last command printed."""
+        return (self.place.scratch / "command.log").read_text(errors="replace")
+
     def leave(self) -> None:
         """Drops the environment of a block: each is as large as torch."""
         if self.venv is not None:

@@ -3,27 +3,29 @@
 Page by page, in order, each page in a scratch folder of its own, with the programs of the checkout's .venv in
 front: what one line leaves (`runs/mine`, a variable) the next one finds. Commands of the checkout (`make`,
 tools) run in it. `pip install hotloop` runs in an environment that is thrown away, with a wheel built here.
-What is not run is listed with the reason; commands that rewrite committed files are run in a clone alone.
+What is not run is listed with the reason; commands that rewrite committed files are run in a clone alone. A
+command that another one runs, such as `make lint`, a stage of `.ci/run`, is not run twice, and the record
+says so.
 
-The record is benchmarks/results/docs_commands.json. The exit code is 1 where a command failed.
+The record is benchmarks/results/docs_commands.json, written after every command: `--resume` goes on where a
+call was stopped. The exit code is 1 where a command failed, and of `--check` where one has no record.
 
 usage: python tools/run_docs_commands.py [--clone DIR] [--pages README.md ...] [--only REGEX] [--skip REGEX]
-                                         [--merge] [--list]
+                                         [--merge] [--resume] [--list] [--check]
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,8 +34,9 @@ from rich.console import Console
 
 import docs_command_record as records
 from docs_command_runner import Reader, Workplace
+from docs_command_stages import Part, parts_of, share_of
 from docs_commands import Statement, documented, pages_of, reason_not_to_run
-from hotloop.bench.machine import processor_name, usable_cores
+from hotloop.bench.machine import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = Path("benchmarks/results/docs_commands.json")
@@ -44,7 +47,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def clone(folder: Path, source: Path = ROOT) -> Path:
+def clone(folder: Path, source: Path) -> Path:
     """A clone of the checkout at its commit; one that is there is brought up to it, its .venv kept."""
 
     def git(*arguments: str, where: Path = folder) -> str:
@@ -83,6 +86,49 @@ def reason_of(statement: Statement, options: argparse.Namespace) -> str | None:
     )
 
 
+def already_passed(
+    statements: Sequence[Statement],
+    earlier: Sequence[records.Entry],
+    commit: str,
+    options: argparse.Namespace,
+) -> set[int]:
+    """Which need not run again: they passed at this commit. Lines of a page find what those before left in
+    its scratch folder, so of these all are run where one is."""
+    if not options.resume or commit.endswith("+"):
+        return set()
+    known = dict(zip(records.keys(earlier), earlier, strict=True))
+    keys = records.keys([{"page": s.page, "command": s.text} for s in statements])
+    passed = {
+        index
+        for index, key in enumerate(keys)
+        if key in known and known[key]["outcome"] == "passed" and known[key]["commit"] == commit
+    }
+    again = {
+        statement.page
+        for index, statement in enumerate(statements)
+        if index not in passed and not statement.in_checkout and reason_of(statement, options) is None
+    }
+    return {index for index in passed if statements[index].in_checkout or statements[index].page not in again}
+
+
+def parts_to_run(
+    statements: Sequence[Statement], chosen: Sequence[int], parts: Mapping[str, Part]
+) -> dict[int, tuple[int, Part]]:
+    """Of those chosen, which are run by another one that is chosen too: its index, and which part of it."""
+    wholes = {statements[index].text: index for index in reversed(chosen)}
+    found = {}
+    for index in chosen:
+        part = parts.get(statements[index].text)
+        if part is not None and part.whole in wholes:
+            found[index] = (wholes[part.whole], part)
+    return found
+
+
+def restore(root: Path) -> None:
+    """Puts the committed files of a clone back: the next command is to find the commit as it is."""
+    subprocess.run(["git", "-C", str(root), "checkout", "-q", "--force", "--", "."], check=True)
+
+
 def run_all(
     root: Path, scratch: Path, statements: Sequence[Statement], options: argparse.Namespace
 ) -> list[records.Entry]:
@@ -90,38 +136,48 @@ def run_all(
     record = options.json or ROOT / RECORD
     commit = records.commit_of(root, apart_from=record)
     place = Workplace(root, scratch, options.limit, commit)
-    earlier = records.read(record) if options.merge else {"commands": []}
+    earlier = records.read(record) if options.merge or options.resume else {"commands": []}
+    machine = {name: value for name, value in describe().items() if name not in ("commit", "date")}
     head: dict[str, Any] = {
         "commit": commit,
         "date": now(),
-        "machine": {
-            "processor": processor_name(),
-            "usable_cores": usable_cores(),
-            "python": platform.python_version(),
-            "system": f"{platform.system()} {platform.release()}",
-            "environment": {n: os.environ[n] for n in ("OMP_NUM_THREADS",) if n in os.environ},
-        },
+        "machine": machine,
         "in": "the checkout" if options.clone is None else "a clone",
         "limit_seconds": options.limit,
     }
     entries = [records.entry_not_run(s, reason_of(s, options) or "not reached") for s in statements]
     merged = records.merge(entries, earlier["commands"], commit)
+    done = already_passed(statements, earlier["commands"], commit, options)
+    chosen = [i for i, s in enumerate(statements) if i not in done and reason_of(s, options) is None]
+    parts = parts_to_run(statements, chosen, parts_of(root))
+    chosen = [index for index in chosen if index not in parts]
+    if done:
+        print(f"{len(done)} commands passed at {commit} before and are not run again", flush=True)
     reader: Reader | None = None
     page = ""
+    begun = time.monotonic()
     try:
-        for index, statement in enumerate(statements):
-            if reason_of(statement, options) is not None:
-                continue
+        for number, index in enumerate(chosen, 1):
+            statement = statements[index]
             if reader is None or statement.page != page:
                 if reader is not None:
                     reader.leave()
                 page = statement.page
                 reader = Reader(place, page, [other for other in statements if other.page == page])
-            print(f"{statement.where}: {statement.text}", flush=True)
+            passed_by = datetime.timedelta(seconds=round(time.monotonic() - begun))
+            print(f"[{number}/{len(chosen)}, {passed_by}] {statement.where}: {statement.text}", flush=True)
             outcome = reader.run(statement)
             print(f"  {outcome.outcome} in {outcome.seconds:.1f} s", flush=True)
             print("".join(f"  | {line}\n" for line in outcome.output), end="", flush=True)
-            entries[index] = records.entry_run(statement, outcome, commit, now())
+            if outcome.changed and options.clone is not None:
+                restore(root)
+            date = now()
+            entries[index] = records.entry_run(statement, outcome, commit, date)
+            for other, (whole, part) in parts.items():
+                if whole == index:
+                    share = share_of(part, outcome.outcome, outcome.seconds, reader.printed())
+                    entries[other] = records.entry_part(statements[other], part, share, commit, date)
+                    print(f"  {statements[other].text}: {share.outcome}", flush=True)
             merged = records.merge(entries, earlier["commands"], commit)
             records.write(record, {**head, "set_up": [*earlier.get("set_up", []), *place.set_up]}, merged)
     finally:
@@ -129,6 +185,25 @@ def run_all(
             reader.leave()
         records.write(record, {**head, "set_up": [*earlier.get("set_up", []), *place.set_up]}, merged)
     return merged
+
+
+def check(statements: Sequence[Statement], options: argparse.Namespace) -> int:
+    """Lists the commands that the record does not have as passed, and does not excuse either."""
+    record = records.read(options.json or ROOT / RECORD)
+    known: dict[str, str] = {}
+    for entry in record["commands"]:
+        if known.get(entry["command"]) != "passed":
+            known[entry["command"]] = entry["outcome"]
+    missing = 0
+    for statement in statements:
+        outcome = known.get(statement.text, "no record")
+        if outcome == "passed" or (outcome == "not run" and reason_of(statement, options) is not None):
+            continue
+        missing += 1
+        print(f"{statement.where}: {statement.text}: {outcome}")
+    of = f"of {record['commit']}, {record['date']}" if "commit" in record else "empty"
+    print(f"{len(statements)} commands, {missing} without a run that passed; the record is {of}")
+    return int(missing > 0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -141,7 +216,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--merge", action="store_true", help="keep what an earlier call ran and this one does not"
     )
+    made.add_argument(
+        "--resume", action="store_true", help="the same, and do not run again what passed at this commit"
+    )
     made.add_argument("--list", action="store_true", help="list the commands, run nothing")
+    made.add_argument("--check", action="store_true", help="list those that no record has; run nothing")
     made.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds a command may take")
     made.add_argument("--clone", type=Path, metavar="DIR", help="run in a clone of HEAD there, not in place")
     made.add_argument("--json", type=Path, help=f"the record (default: {RECORD})")
@@ -154,7 +233,7 @@ def stop(signum: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    root = ROOT if options.clone is None or options.list else clone(options.clone)
+    root = ROOT if options.clone is None or options.list or options.check else clone(options.clone, ROOT)
     known = [str(path.relative_to(root)) for path in pages_of(root)]
     if unknown := [page for page in options.pages or () if page not in known]:
         raise SystemExit(f"--pages: no page {', '.join(unknown)}; there are {', '.join(known)}")
@@ -165,6 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reason = reason_of(statement, options)
             print(f"{statement.where}: {statement.text}" + (f"   (not run: {reason})" if reason else ""))
         return 0
+    if options.check:
+        return check(statements, options)
     if options.clone is not None and records.commit_of(ROOT, apart_from=ROOT / RECORD).endswith("+"):
         print("the clone has the last commit, without the changes that are not committed")
     usual = signal.signal(signal.SIGTERM, stop)
@@ -172,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         entries = run_all(root, scratch, statements, options)
     except KeyboardInterrupt:
-        print("stopped; the record has what was run: go on with --merge and --skip")
+        print("stopped; the record has what was run: go on with --resume")
         return 130
     finally:
         signal.signal(signal.SIGTERM, usual)  # whoever called this may go on
