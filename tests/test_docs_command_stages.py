@@ -15,9 +15,10 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import docs_command_record as records  # noqa: E402
 import run_docs_commands  # noqa: E402
-from docs_command_runner import Workplace  # noqa: E402
+from docs_command_plan import beside_of, plan  # noqa: E402
+from docs_command_runner import SET_UP, Workplace  # noqa: E402
 from docs_command_stages import CI, RECIPES, Part, parts_of, share_of  # noqa: E402
-from docs_commands import documented  # noqa: E402
+from docs_commands import Statement, documented  # noqa: E402
 from test_docs_commands import a_checkout, run  # noqa: E402
 
 SCRIPT = """#!/bin/sh
@@ -175,3 +176,65 @@ def test_a_clone_is_put_back_after_a_command_that_changes_it(
         records.commit_of(there, apart_from=tmp_path)
         == records.read(tmp_path / "checkout" / run_docs_commands.RECORD)["commit"]
     )
+
+
+def test_what_runs_beside_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are under way at once: each waits for a file of the other."""
+    wait = "import pathlib, time; [time.sleep(0.02) for _ in range(2000) if not pathlib.Path({!r}).exists()]"
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    (tmp_path / "checkout/.ci").mkdir(parents=True)
+    script = tmp_path / "checkout" / CI
+    script.write_text(f"#!/bin/sh\ntouch {a}\nwhile ! test -e {b}; do sleep 0.02; done\n")
+    script.chmod(0o755)
+    (tmp_path / "checkout/wait.py").write_text(wait.format(a))
+    page = f"`make ok` and `.ci/run`\n\n```\nX={a}\npython3 -c \"open('$X')\"\ntouch {b}\n```\n"
+    page = page.replace("python3 -c", f"python3 {tmp_path}/checkout/wait.py && python3 -c")
+    a_checkout(tmp_path / "checkout", page)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    code, entries = run(tmp_path, monkeypatch, page, "--limit", "60")
+    assert code == 0, json.dumps(entries, indent=1)
+    told = [entry.get("beside") for entry in entries.values()]
+    assert told == [None, None, CI, CI, CI]  # make ok, .ci/run, and the lines of the block
+
+
+def test_two_at_a_time_have_a_core_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    (tmp_path / "checkout/.ci").mkdir(parents=True)
+    script = tmp_path / "checkout" / CI
+    script.write_text('#!/bin/sh\ntest "$OMP_NUM_THREADS" = 2\n')
+    script.chmod(0o755)
+    page = "`.ci/run`\n\n```\npython3 -c 1\ntest $OMP_NUM_THREADS = 1\nfalse\n```\n"
+    a_checkout(tmp_path / "checkout", page)
+    code, entries = run(tmp_path, monkeypatch, page)
+    assert code == 1
+    assert [entry["outcome"] for entry in entries.values()] == ["passed", "passed", "passed", "failed"]
+
+
+def test_which_pages_are_run_beside_it() -> None:
+    texts = {
+        "a.md": ["hotloop train", "make ok"], "b.md": ["hotloop train", "hotloop bench --x"],
+        "c.md": ["hotloop train --env-backend atari", "hotloop train"], "d.md": [CI],
+    }  # fmt: skip
+    statements = [Statement(page, n, text, 1) for page, of in texts.items() for n, text in enumerate(of)]
+    every = list(range(len(statements)))
+    assert beside_of(statements, every) == [0]
+    made = plan(statements, lambda statement: False, {"make ok": Part(CI, "x")}, [], "abc")
+    assert (made.alone, made.beside, made.parts) == ([2, 3, 4, 5, 6], [0], {1: (6, Part(CI, "x"))})
+    # without the whole nothing is
+    made = plan(statements, lambda statement: statement.text == CI, {"make ok": Part(CI, "x")}, [], "abc")
+    assert (made.alone, made.beside, made.parts) == (every[:-1], [], {})
+    # nothing that `.ci/run` installs is missing when it begins
+    script = (ROOT / CI).read_text() + (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^stage .*make ([a-z-]+)", script, re.MULTILINE):
+        (needs,) = re.findall(rf"^{target}:(.*)$", script, re.MULTILINE)
+        for stamp in re.findall(r"\$\(VENV\)/(\.extra\S+)", needs):
+            assert f".venv/{stamp}" in SET_UP, target
+
+
+def test_a_call_that_is_stopped_ends_both(tmp_path: Path) -> None:
+    place = Workplace(a_checkout(tmp_path, ""), tmp_path / "scratch", 60)
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    place.running.add(process)
+    place.end()
+    assert place.ended
+    assert process.wait(10) != 0

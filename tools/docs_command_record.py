@@ -73,7 +73,7 @@ def was_run(entry: Mapping[str, Any]) -> bool:
     return bool(entry["outcome"] != "not run")
 
 
-def keys(entries: Sequence[Entry]) -> list[tuple[str, str, int]]:
+def keys(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
     """Page, command, and the how manieth time that it stands there: lines move."""
     seen = collections.Counter[tuple[str, str]]()
     keys = []
@@ -132,6 +132,7 @@ def _note(entry: Entry) -> str:
     parts = [f"at {entry['commit']}, stale"] if entry.get("stale") else []
     parts += [entry[name] for name in ("reason", "note") if name in entry]
     parts += [f"exit code {entry['exit_code']}"] if entry.get("exit_code") else []
+    parts += [f"beside {entry['beside']}"] if "beside" in entry else []
     parts += [f"after {line}" for line in entry.get("after", [])]
     parts += [f"with {line}" for line in entry.get("stand_ins", [])]
     parts += [f"changed {', '.join(entry['changed'])}"] if "changed" in entry else []

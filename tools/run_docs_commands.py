@@ -24,8 +24,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,8 +34,9 @@ from typing import Any
 from rich.console import Console
 
 import docs_command_record as records
-from docs_command_runner import Reader, Workplace
-from docs_command_stages import Part, parts_of, share_of
+from docs_command_plan import needs_wheels, plan
+from docs_command_runner import Outcome, Reader, Workplace
+from docs_command_stages import CI, parts_of, share_of
 from docs_commands import Statement, documented, pages_of, reason_not_to_run
 from hotloop.bench.machine import describe
 
@@ -86,105 +88,123 @@ def reason_of(statement: Statement, options: argparse.Namespace) -> str | None:
     )
 
 
-def already_passed(
-    statements: Sequence[Statement],
-    earlier: Sequence[records.Entry],
-    commit: str,
-    options: argparse.Namespace,
-) -> set[int]:
-    """Which need not run again: they passed at this commit. Lines of a page find what those before left in
-    its scratch folder, so of these all are run where one is."""
-    if not options.resume or commit.endswith("+"):
-        return set()
-    known = dict(zip(records.keys(earlier), earlier, strict=True))
-    keys = records.keys([{"page": s.page, "command": s.text} for s in statements])
-    passed = {
-        index
-        for index, key in enumerate(keys)
-        if key in known and known[key]["outcome"] == "passed" and known[key]["commit"] == commit
-    }
-    again = {
-        statement.page
-        for index, statement in enumerate(statements)
-        if index not in passed and not statement.in_checkout and reason_of(statement, options) is None
-    }
-    return {index for index in passed if statements[index].in_checkout or statements[index].page not in again}
+class Session:
+    """One call: runs commands and writes the record after each, of two threads where two run at a time."""
 
+    def __init__(
+        self, root: Path, scratch: Path, statements: Sequence[Statement], options: argparse.Namespace
+    ) -> None:
+        self.root, self.statements, self.options = root, statements, options
+        self.path: Path = options.json or ROOT / RECORD
+        self.commit = records.commit_of(root, apart_from=self.path)
+        self.place = Workplace(root, scratch, options.limit, self.commit)
+        self.earlier = records.read(self.path) if options.merge or options.resume else {"commands": []}
+        machine = {name: value for name, value in describe().items() if name not in ("commit", "date")}
+        self.head: dict[str, Any] = {
+            "commit": self.commit,
+            "date": now(),
+            "machine": machine,
+            "in": "the checkout" if options.clone is None else "a clone",
+            "limit_seconds": options.limit,
+        }
+        reasons = [reason_of(statement, options) for statement in statements]
+        self.entries = [
+            records.entry_not_run(statement, reason or "not reached")
+            for statement, reason in zip(statements, reasons, strict=True)
+        ]
+        self.plan = plan(
+            statements,
+            lambda statement: reason_of(statement, options) is not None,
+            parts_of(root),
+            self.earlier["commands"] if options.resume else [],
+            self.commit,
+        )
+        self._begun = time.monotonic()
+        self._number = 0
+        self._lock = threading.Lock()
 
-def parts_to_run(
-    statements: Sequence[Statement], chosen: Sequence[int], parts: Mapping[str, Part]
-) -> dict[int, tuple[int, Part]]:
-    """Of those chosen, which are run by another one that is chosen too: its index, and which part of it."""
-    wholes = {statements[index].text: index for index in reversed(chosen)}
-    found = {}
-    for index in chosen:
-        part = parts.get(statements[index].text)
-        if part is not None and part.whole in wholes:
-            found[index] = (wholes[part.whole], part)
-    return found
+    def merged(self) -> list[records.Entry]:
+        return records.merge(self.entries, self.earlier["commands"], self.commit)
+
+    def run(self) -> list[records.Entry]:
+        if self.plan.passed:
+            told = f"{len(self.plan.passed)} commands passed at {self.commit} before and are not run again"
+            print(told, flush=True)
+        try:
+            self._lane(self.plan.alone, "")
+        finally:
+            self.place.end()
+            self._write()
+        return self.merged()
+
+    def _lane(self, indices: Sequence[int], beside: str) -> None:
+        """One after the other, each page's in a folder of its own; `beside`: what runs at the same time."""
+        reader: Reader | None = None
+        try:
+            for index in indices:
+                statement = self.statements[index]
+                if reader is None or statement.page != reader.page:
+                    if reader is not None:
+                        reader.leave()
+                    page = [other for other in self.statements if other.page == statement.page]
+                    reader = Reader(self.place, statement.page, page, beside=beside)
+                with self._lock:
+                    self._number += 1
+                    passed_by = datetime.timedelta(seconds=round(time.monotonic() - self._begun))
+                    at = f"[{self._number}/{self.plan.number}, {passed_by}]"
+                    print(f"{at} {statement.where}: {statement.text}", flush=True)
+                if statement.text == CI and self.plan.beside:
+                    outcome = self._run_with_others(reader, statement)
+                else:
+                    outcome = reader.run(statement)
+                if self.place.ended:
+                    return
+                self._record(index, outcome, reader.printed())
+        finally:
+            if reader is not None:
+                reader.leave()
+
+    def _run_with_others(self, reader: Reader, statement: Statement) -> Outcome:
+        self.place.ready()
+        if needs_wheels(self.statements, self.plan.beside):
+            self.place.wheels()
+        others = threading.Thread(target=self._lane, args=(self.plan.beside, statement.text))
+        others.start()
+        try:
+            return reader.run(statement)
+        except BaseException:
+            self.place.end()
+            raise
+        finally:
+            others.join()
+
+    def _record(self, index: int, outcome: Outcome, printed: str) -> None:
+        statement = self.statements[index]
+        with self._lock:
+            where = f": {statement.where}" if self.plan.beside else ""  # two are under way
+            print(f"  {outcome.outcome} in {outcome.seconds:.1f} s{where}", flush=True)
+            print("".join(f"  | {line}\n" for line in outcome.output), end="", flush=True)
+            if outcome.changed and self.options.clone is not None:
+                restore(self.root)
+            date = now()
+            self.entries[index] = records.entry_run(statement, outcome, self.commit, date)
+            for other, (whole, part) in self.plan.parts.items():
+                if whole == index:
+                    share = share_of(part, outcome.outcome, outcome.seconds, printed)
+                    of = self.statements[other]
+                    self.entries[other] = records.entry_part(of, part, share, self.commit, date)
+                    print(f"  {share.outcome} in it: {of.where}: {of.text}", flush=True)
+            self._write()
+
+    def _write(self) -> None:
+        set_up = [*self.earlier.get("set_up", []), *self.place.set_up]
+        seconds = round(time.monotonic() - self._begun + self.earlier.get("seconds", 0.0), 1)
+        records.write(self.path, {**self.head, "seconds": seconds, "set_up": set_up}, self.merged())
 
 
 def restore(root: Path) -> None:
     """Puts the committed files of a clone back: the next command is to find the commit as it is."""
     subprocess.run(["git", "-C", str(root), "checkout", "-q", "--force", "--", "."], check=True)
-
-
-def run_all(
-    root: Path, scratch: Path, statements: Sequence[Statement], options: argparse.Namespace
-) -> list[records.Entry]:
-    """Runs them and writes the record after each."""
-    record = options.json or ROOT / RECORD
-    commit = records.commit_of(root, apart_from=record)
-    place = Workplace(root, scratch, options.limit, commit)
-    earlier = records.read(record) if options.merge or options.resume else {"commands": []}
-    machine = {name: value for name, value in describe().items() if name not in ("commit", "date")}
-    head: dict[str, Any] = {
-        "commit": commit,
-        "date": now(),
-        "machine": machine,
-        "in": "the checkout" if options.clone is None else "a clone",
-        "limit_seconds": options.limit,
-    }
-    entries = [records.entry_not_run(s, reason_of(s, options) or "not reached") for s in statements]
-    merged = records.merge(entries, earlier["commands"], commit)
-    done = already_passed(statements, earlier["commands"], commit, options)
-    chosen = [i for i, s in enumerate(statements) if i not in done and reason_of(s, options) is None]
-    parts = parts_to_run(statements, chosen, parts_of(root))
-    chosen = [index for index in chosen if index not in parts]
-    if done:
-        print(f"{len(done)} commands passed at {commit} before and are not run again", flush=True)
-    reader: Reader | None = None
-    page = ""
-    begun = time.monotonic()
-    try:
-        for number, index in enumerate(chosen, 1):
-            statement = statements[index]
-            if reader is None or statement.page != page:
-                if reader is not None:
-                    reader.leave()
-                page = statement.page
-                reader = Reader(place, page, [other for other in statements if other.page == page])
-            passed_by = datetime.timedelta(seconds=round(time.monotonic() - begun))
-            print(f"[{number}/{len(chosen)}, {passed_by}] {statement.where}: {statement.text}", flush=True)
-            outcome = reader.run(statement)
-            print(f"  {outcome.outcome} in {outcome.seconds:.1f} s", flush=True)
-            print("".join(f"  | {line}\n" for line in outcome.output), end="", flush=True)
-            if outcome.changed and options.clone is not None:
-                restore(root)
-            date = now()
-            entries[index] = records.entry_run(statement, outcome, commit, date)
-            for other, (whole, part) in parts.items():
-                if whole == index:
-                    share = share_of(part, outcome.outcome, outcome.seconds, reader.printed())
-                    entries[other] = records.entry_part(statements[other], part, share, commit, date)
-                    print(f"  {statements[other].text}: {share.outcome}", flush=True)
-            merged = records.merge(entries, earlier["commands"], commit)
-            records.write(record, {**head, "set_up": [*earlier.get("set_up", []), *place.set_up]}, merged)
-    finally:
-        if reader is not None:
-            reader.leave()
-        records.write(record, {**head, "set_up": [*earlier.get("set_up", []), *place.set_up]}, merged)
-    return merged
 
 
 def check(statements: Sequence[Statement], options: argparse.Namespace) -> int:
@@ -251,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     usual = signal.signal(signal.SIGTERM, stop)
     scratch = Path(tempfile.mkdtemp(prefix="docs-commands-"))
     try:
-        entries = run_all(root, scratch, statements, options)
+        entries = Session(root, scratch, statements, options).run()
     except KeyboardInterrupt:
         print("stopped; the record has what was run: go on with --resume")
         return 130
