@@ -47,7 +47,7 @@ def parts_of(root: Path) -> dict[str, Part]:
     text = script.read_text()
     functions = dict(re.findall(r"^(\w+)\(\) \{ (make [^|;]*?) *[|;].*\}$", text, re.MULTILINE))
     for match in _STAGE.finditer(text):
-        command = functions.get(match["command"], match["command"])
+        command = str(functions.get(match["command"], match["command"]))
         if command.startswith("make "):
             parts[command] = Part(CI, match["label"])
     return parts
