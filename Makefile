@@ -14,7 +14,9 @@ FUZZ_SEED ?= 0
 SOAK_SECONDS ?= 600
 # Of make faults: names, or --quick.
 FAULTS_ARGS ?=
-# Of make docs-commands: such as --clone DIR, --pages README.md, --only, --skip, --merge, --list.
+# Of make profile-cost: names of jobs, --steps.
+PROFILE_ARGS ?=
+# Of make docs-commands: such as --clone DIR, --resume, --check, --list, --pages README.md, --only, --skip, --merge.
 DOCS_ARGS ?=
 # For pip, such as an index of CPU builds of torch where there is no GPU (they are much smaller).
 PIP_ARGS ?=
@@ -59,10 +61,10 @@ help:
 	@echo "make soak         train for ten minutes under random kills and compare    (SOAK_SECONDS=...)"
 	@echo "make faults       plant faults in a copy of the sources and see each noticed (FAULTS_ARGS=...)"
 	@echo "make portability  kernels by clang, for aarch64 and for Windows: the same bits (what is not installed is left out)"
-	@echo "make profile-cost what hotloop.profile() costs, in instructions (needs valgrind)"
+	@echo "make profile-cost what hotloop.profile() costs, in instructions (needs valgrind; PROFILE_ARGS=...)"
 	@echo "make wheel-check  build sdist and wheel in isolation, inspect them, use the wheel elsewhere"
 	@echo "make docs         the documentation as a site, into build/site; make docs-serve shows it while it is edited"
-	@echo "make docs-commands run every command that the documentation shows, hours; results in benchmarks/results/ (DOCS_ARGS=...)"
+	@echo "make docs-commands run every command that the documentation shows, over an hour; results in benchmarks/results/ (DOCS_ARGS=...)"
 	@echo "make peers        install what tests marked peers compare with, and run those"
 	@echo "make test-peers   install each trainer that hotloop slips into beside .venv, train it with and without (HOSTS=...)"
 	@echo "make bench-integrations  the same, timed in turn                          (BENCH_ARGS=...)"
@@ -147,7 +149,7 @@ faults: $(VENV)/.extra-test
 	$(BIN)/python tools/plant_faults.py $(FAULTS_ARGS)
 
 profile-cost: $(VENV)/.extra-train $(VENV)/.native
-	$(BIN)/python tools/profile_cost.py
+	$(BIN)/python tools/profile_cost.py $(PROFILE_ARGS)
 
 portability: $(VENV)/.base
 	$(BIN)/python tools/portability_check.py

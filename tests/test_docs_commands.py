@@ -273,7 +273,7 @@ def test_which_programs_are_found(tmp_path: Path, name: str | None, found: str) 
     reader.venv = None if name is None else reader.folder / name
     code, _ = reader._shell("hotloop-program 2>/dev/null || echo nowhere", tmp_path)
     assert code == 0
-    assert (tmp_path / "scratch/command.log").read_text() == f"{found}\n"
+    assert reader.printed() == f"{found}\n"
 
 
 def test_a_command_does_not_see_what_this_run_was_started_with(

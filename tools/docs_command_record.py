@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from docs_command_runner import Outcome
+from docs_command_stages import Part, Share
 from docs_commands import Statement
 
 FORMAT = 1
@@ -59,11 +60,20 @@ def entry_not_run(statement: Statement, reason: str) -> Entry:
     return {**_as_documented(statement), "outcome": "not run", "reason": reason}
 
 
+def entry_part(statement: Statement, part: Part, share: Share, commit: str, date: str) -> Entry:
+    """Of a command that another one has run."""
+    if share.outcome == "not run":
+        return entry_not_run(statement, f"{part.whole} ended before it")
+    took = {} if share.seconds is None else {"seconds": share.seconds}
+    told = {"outcome": share.outcome, **took, "within": part.whole, "note": part.told}
+    return {**_as_documented(statement), **told, "commit": commit, "date": date}
+
+
 def was_run(entry: Mapping[str, Any]) -> bool:
     return bool(entry["outcome"] != "not run")
 
 
-def _keys(entries: Sequence[Entry]) -> list[tuple[str, str, int]]:
+def keys(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
     """Page, command, and the how manieth time that it stands there: lines move."""
     seen = collections.Counter[tuple[str, str]]()
     keys = []
@@ -80,9 +90,9 @@ def merge(entries: Sequence[Entry], earlier: Sequence[Entry], commit: str) -> li
     Commands that the pages no longer have are dropped. What was left out for good, such as for want of a GPU,
     stays so only where no call has run it.
     """
-    known = dict(zip(_keys(earlier), earlier, strict=True))
+    known = dict(zip(keys(earlier), earlier, strict=True))
     merged = []
-    for key, entry in zip(_keys(entries), entries, strict=True):
+    for key, entry in zip(keys(entries), entries, strict=True):
         old = known.get(key)
         if was_run(entry) or old is None or not was_run(old):
             merged.append(entry)
@@ -120,8 +130,9 @@ def read(path: Path) -> dict[str, Any]:
 
 def _note(entry: Entry) -> str:
     parts = [f"at {entry['commit']}, stale"] if entry.get("stale") else []
-    parts += [entry["reason"]] if "reason" in entry else []
+    parts += [entry[name] for name in ("reason", "note") if name in entry]
     parts += [f"exit code {entry['exit_code']}"] if entry.get("exit_code") else []
+    parts += [f"beside {entry['beside']}"] if "beside" in entry else []
     parts += [f"after {line}" for line in entry.get("after", [])]
     parts += [f"with {line}" for line in entry.get("stand_ins", [])]
     parts += [f"changed {', '.join(entry['changed'])}"] if "changed" in entry else []
@@ -147,5 +158,6 @@ def total(entries: Sequence[Entry]) -> str:
     counts = collections.Counter(entry["outcome"] for entry in entries)
     stale = sum(bool(entry.get("stale")) for entry in entries)
     told = [f"{counts[name]} {name}" for name in COLOURS if counts[name]]
-    seconds = sum(entry.get("seconds", 0.0) for entry in entries)
+    # what another command ran is in that one's time
+    seconds = sum(entry.get("seconds", 0.0) for entry in entries if "within" not in entry)
     return f"{len(entries)} commands: {', '.join(told)}; {stale} stale; {seconds:.0f} s"

@@ -23,7 +23,8 @@ from docs_commands import PIP, Statement
 
 LINES_KEPT = 20  # of what a failed command printed
 GRACE_SECONDS = 10.0
-SET_UP = "make .venv/.extra-test .venv/.extra-bench .venv/.native"
+# `.extra-dev` too, or `make lint` would install hotloop anew under what runs beside `.ci/run`.
+SET_UP = "make .venv/.extra-test .venv/.extra-bench .venv/.extra-dev .venv/.native"
 # What this run itself was started with means nothing to a command that a reader types.
 OWN = re.compile(r"MAKE|MFLAGS|PYTHONPATH$|PYTHONHOME$|VIRTUAL_ENV|DOCS_ARGS$|HOTLOOP_ISA$|COLUMNS$|LINES$")
 MY_TRAINER = 'import sys\nfrom hotloop.__main__ import main\nmain(["train", *sys.argv[1:]])\n'
@@ -85,6 +86,12 @@ class Outcome:
     after: tuple[str, ...] = ()  # what was installed for it
     changed: tuple[str, ...] = ()  # committed or new files of the checkout
     output: tuple[str, ...] = ()  # its last lines, if it failed
+    beside: str = ""  # what ran at the same time
+
+
+def installs_in_checkout(text: str) -> bool:
+    """Whether a command presumes something that is installed into the checkout's own environment."""
+    return any(re.search(p.pattern, text) and not PIP.match(p.command) for p in PRESUMED)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -97,9 +104,16 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def run_shell(
-    script: str, folder: Path, environment: Mapping[str, str], limit: float, log: Path
+    script: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    limit: float,
+    log: Path,
+    running: set[subprocess.Popen[bytes]] | None = None,
 ) -> tuple[int | None, float]:
-    """Exit code, None when the time is up, and seconds. A variable that nobody has set is an error."""
+    """Exit code, None when the time is up, and seconds. A variable that nobody has set is an error. While the
+    process runs it is in `running`."""
+    running = set() if running is None else running
     start = time.monotonic()
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -107,6 +121,7 @@ def run_shell(
             cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             start_new_session=True,
         )  # fmt: skip
+        running.add(process)
         try:
             code: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -115,6 +130,8 @@ def run_shell(
         except BaseException:
             end_group(process)
             raise
+        finally:
+            running.discard(process)
     return code, time.monotonic() - start
 
 
@@ -126,6 +143,8 @@ class Workplace:
         self.commit = commit  # for the record of what is set up
         self.venv = self.root / ".venv"
         self.set_up: list[dict[str, object]] = []
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.ended = False
         self._wheels: Path | None = None
 
     def environment(self, *venvs: Path) -> dict[str, str]:
@@ -140,6 +159,12 @@ class Workplace:
         ]
         path = [str(folder / "bin") for folder in venvs]
         return {**kept, "PATH": os.pathsep.join([*path, *old]), "VIRTUAL_ENV": str(venvs[0])}
+
+    def end(self) -> None:
+        """Ends what other threads have started here."""
+        self.ended = True
+        for process in tuple(self.running):
+            end_group(process)
 
     def ready(self) -> None:
         """Commands other than make's take an environment for granted: it is made when one is there first."""
@@ -192,9 +217,14 @@ class Workplace:
 class Reader:
     """Runs one page, statement by statement."""
 
-    def __init__(self, place: Workplace, page: str, statements: Sequence[Statement]) -> None:
-        self.place, self.statements = place, statements
-        self.folder = place.scratch / page.replace("/", "-").removesuffix(".md")
+    def __init__(
+        self, place: Workplace, page: str, statements: Sequence[Statement], *, beside: str = ""
+    ) -> None:
+        self.place, self.page, self.statements = place, page, statements
+        self.beside = beside  # the command that runs at the same time, with one core for each
+        name = page.replace("/", "-").removesuffix(".md") + "-beside" * bool(beside)
+        self.folder = place.scratch / name
+        self.log = place.scratch / f"{name}.log"
         self.folder.mkdir(parents=True)
         self.assignments: list[str] = []
         self.stand_ins: dict[str, str] = {}
@@ -228,8 +258,12 @@ class Reader:
             told, code, round(seconds, 1), self._where(statement),
             ran=self._portable(line) if line != statement.text else "",
             stand_ins=used, after=after, changed=tuple(sorted(entry[3:] for entry in changed)),
-            output=() if code == 0 else place.tail(place.scratch / "command.log"),
+            output=() if code == 0 else place.tail(self.log), beside=self.beside,
         )  # fmt: skip
+
+    def printed(self) -> str:
+        """All that the last command printed."""
+        return self.log.read_text(errors="replace")
 
     def leave(self) -> None:
         """Drops the environment of a block: each is as large as torch."""
@@ -245,8 +279,10 @@ class Reader:
         place = self.place
         above = [] if self.venv is None else [self.venv]
         below = [] if self.venv is not None and self.venv.name == "fresh" else [place.venv]
-        log = place.scratch / "command.log"
-        return run_shell(script, folder, place.environment(*above, *below), place.limit, log)
+        environment = place.environment(*above, *below)
+        if self.beside:
+            environment["OMP_NUM_THREADS"] = "1"
+        return run_shell(script, folder, environment, place.limit, self.log, place.running)
 
     def _stand_ins(self, text: str) -> tuple[str, ...]:
         """Supplies what the line names, once a page."""

@@ -66,9 +66,12 @@ def count(job: str, steps: int) -> dict[str, dict[str, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What hotloop.profile() costs, in instructions.")
     parser.add_argument("--steps", type=int, default=4096)
-    parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], default=list(JOBS))
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {', '.join(JOBS)} (default: all)")
     options = parser.parse_args()
-    for job in options.jobs:
+    # not by `choices`, which argparse of some versions of Python compares with the whole empty list
+    if unknown := [job for job in options.jobs if job not in JOBS]:
+        parser.error(f"jobs: expected {' or '.join(JOBS)}, got {unknown[0]}")
+    for job in options.jobs or JOBS:
         found = count(job, options.steps)
         off, on = (found[name]["twice"] - found[name]["once"] for name in ("off", "on"))
         again = found["afterwards"]["once"] / found["off"]["once"] - 1
