@@ -153,30 +153,24 @@ class Session:
                     passed_by = datetime.timedelta(seconds=round(time.monotonic() - self._begun))
                     at = f"[{self._number}/{self.plan.number}, {passed_by}]"
                     print(f"{at} {statement.where}: {statement.text}", flush=True)
-                if statement.text == CI and self.plan.beside:
-                    outcome = self._run_with_others(reader, statement)
-                else:
-                    outcome = reader.run(statement)
+                others = self._start_others() if statement.text == CI and self.plan.beside else None
+                outcome = reader.run(statement)
                 if self.place.ended:
                     return
                 self._record(index, outcome, reader.printed())
+                if others is not None:
+                    others.join()
         finally:
             if reader is not None:
                 reader.leave()
 
-    def _run_with_others(self, reader: Reader, statement: Statement) -> Outcome:
+    def _start_others(self) -> threading.Thread:
         self.place.ready()
         if needs_wheels(self.statements, self.plan.beside):
             self.place.wheels()
-        others = threading.Thread(target=self._lane, args=(self.plan.beside, statement.text))
+        others = threading.Thread(target=self._lane, args=(self.plan.beside, CI))
         others.start()
-        try:
-            return reader.run(statement)
-        except BaseException:
-            self.place.end()
-            raise
-        finally:
-            others.join()
+        return others  # which `run` ends where this call is stopped
 
     def _record(self, index: int, outcome: Outcome, printed: str) -> None:
         statement = self.statements[index]
