@@ -121,6 +121,7 @@ class Session:
         )
         self._begun = time.monotonic()
         self._number = 0
+        self._others: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def merged(self) -> list[records.Entry]:
@@ -134,6 +135,8 @@ class Session:
             self._lane(self.plan.alone, "")
         finally:
             self.place.end()
+            if self._others is not None:
+                self._others.join()
             self._write()
         return self.merged()
 
@@ -153,24 +156,24 @@ class Session:
                     passed_by = datetime.timedelta(seconds=round(time.monotonic() - self._begun))
                     at = f"[{self._number}/{self.plan.number}, {passed_by}]"
                     print(f"{at} {statement.where}: {statement.text}", flush=True)
-                others = self._start_others() if statement.text == CI and self.plan.beside else None
+                if statement.text == CI and self.plan.beside:
+                    self._start_others()
                 outcome = reader.run(statement)
                 if self.place.ended:
                     return
                 self._record(index, outcome, reader.printed())
-                if others is not None:
-                    others.join()
+                if statement.text == CI and self._others is not None:
+                    self._others.join()
         finally:
             if reader is not None:
                 reader.leave()
 
-    def _start_others(self) -> threading.Thread:
+    def _start_others(self) -> None:
         self.place.ready()
         if needs_wheels(self.statements, self.plan.beside):
             self.place.wheels()
-        others = threading.Thread(target=self._lane, args=(self.plan.beside, CI))
-        others.start()
-        return others  # which `run` ends where this call is stopped
+        self._others = threading.Thread(target=self._lane, args=(self.plan.beside, CI))
+        self._others.start()
 
     def _record(self, index: int, outcome: Outcome, printed: str) -> None:
         statement = self.statements[index]
