@@ -121,6 +121,7 @@ class Session:
         )
         self._begun = time.monotonic()
         self._number = 0
+        self._others: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def merged(self) -> list[records.Entry]:
@@ -134,6 +135,8 @@ class Session:
             self._lane(self.plan.alone, "")
         finally:
             self.place.end()
+            if self._others is not None:
+                self._others.join()
             self._write()
         return self.merged()
 
@@ -154,29 +157,23 @@ class Session:
                     at = f"[{self._number}/{self.plan.number}, {passed_by}]"
                     print(f"{at} {statement.where}: {statement.text}", flush=True)
                 if statement.text == CI and self.plan.beside:
-                    outcome = self._run_with_others(reader, statement)
-                else:
-                    outcome = reader.run(statement)
+                    self._start_others()
+                outcome = reader.run(statement)
                 if self.place.ended:
                     return
                 self._record(index, outcome, reader.printed())
+                if statement.text == CI and self._others is not None:
+                    self._others.join()
         finally:
             if reader is not None:
                 reader.leave()
 
-    def _run_with_others(self, reader: Reader, statement: Statement) -> Outcome:
+    def _start_others(self) -> None:
         self.place.ready()
         if needs_wheels(self.statements, self.plan.beside):
             self.place.wheels()
-        others = threading.Thread(target=self._lane, args=(self.plan.beside, statement.text))
-        others.start()
-        try:
-            return reader.run(statement)
-        except BaseException:
-            self.place.end()
-            raise
-        finally:
-            others.join()
+        self._others = threading.Thread(target=self._lane, args=(self.plan.beside, CI))
+        self._others.start()
 
     def _record(self, index: int, outcome: Outcome, printed: str) -> None:
         statement = self.statements[index]
