@@ -390,3 +390,16 @@ def test_wide_rows_of_a_large_buffer_go_past_the_cache(width: int, offset: int) 
         plan.store({"x": source}, *bounds)
     assert pool[:, :3].equal(expected)
     assert (pool[:, 3:5] == 7).all()
+
+
+def test_converted_numbers_of_many_agents_in_rows_of_their_own() -> None:
+    """Rows of 80 bytes and more: their lines are asked for in parts of 64 rows."""
+    agents, horizon = 150, 20
+    buffer = {"flags": torch.zeros(agents, horizon), "wide": torch.zeros(agents, horizon, 4)}
+    cursors = ops.RowCursors(agents, agents, horizon)
+    plan = ops.StorePlan(buffer, list(buffer), cursors)
+    for column in range(2):
+        step = {"flags": torch.rand(agents) < 0.5, "wide": torch.rand(agents, 4)}
+        plan.store(step, 0, agents, None)
+        for key, stored in step.items():
+            assert buffer[key][:, column].equal(stored.float())
