@@ -115,7 +115,8 @@ def outputs(n: int, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tens
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["discrete", "column", "several"])
-def test_a_rollout_equals_the_three_calls(kind: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("edges", [False, True])
+def test_a_rollout_equals_the_three_calls(edges: bool, kind: str, dtype: torch.dtype) -> None:
     nvec = (3, 1) if kind == "several" else None
     one, other = (World(nvec, one=kind == "column") for _ in range(2))
     taken = 0
@@ -126,10 +127,11 @@ def test_a_rollout_equals_the_three_calls(kind: str, dtype: torch.dtype) -> None
         logits, value = outputs(window.stop - window.start, number, dtype)
         expected = other.ordinary(step, logits, value)
         one.acted = {**one.acted}
-        assert one.bind()
+        assert one.bind(edges=edges)
         actions = one.native(step, (logits, value) if number % 3 else [logits, value.squeeze(1)])
         steps, acted = one.act.release()
-        if other.cursors.position(window.start) in (0, 1):  # it was a row's last column, or its first
+        # it was a row's last column, or its first
+        if other.cursors.position(window.start) in (0, 1) and not edges:
             assert actions is None
             assert steps == 0
             one.ordinary(step, logits, value)
@@ -145,7 +147,7 @@ def test_a_rollout_equals_the_three_calls(kind: str, dtype: torch.dtype) -> None
         assert torch.equal(one.last.buffer, other.last.buffer)
         assert torch.equal(one.cursors.rows, other.cursors.rows)
         assert torch.equal(one.cursors.positions, other.cursors.positions)
-    assert taken == 2 * 2 * (HORIZON - 2)
+    assert taken == 2 * 2 * (HORIZON if edges else HORIZON - 2)
     assert one.buffer["actions"].any()
 
 
@@ -173,6 +175,26 @@ def test_columns_of_many_agents_are_collected_and_spread(agents: int, by_turns: 
         for key, entry in other.buffer.items():
             assert torch.equal(one.buffer[key], entry), key
     assert torch.equal(one.last.buffer, other.last.buffer)
+    assert one.acted == other.acted
+
+
+@pytest.mark.parametrize("agents", [3, 300])
+def test_columns_at_both_ends_of_rows(agents: int) -> None:
+    """In one run: what was collected of a row reaches it before its agent goes on in another."""
+    window, horizon = slice(0, agents), 5
+    one, other = (World(None, agents=agents, segments=3 * agents, horizon=horizon) for _ in range(2))
+    assert one.bind(edges=True)
+    for number in range(3 * horizon):
+        step, (logits, value) = make_step(window, number), outputs(agents, number)
+        other.ordinary(step, logits, value)
+        at_end = number % horizon in (0, horizon - 1)
+        assert one.act.begin(step) == (-agents if at_end else agents)
+        assert one.act.finish((logits, value), np.zeros(agents, np.int32))
+    steps, one.acted = one.act.release()
+    assert steps == 3 * horizon
+    for key, entry in other.buffer.items():
+        assert torch.equal(one.buffer[key], entry), key
+    assert torch.equal(one.cursors.rows, other.cursors.rows)
     assert one.acted == other.acted
 
 

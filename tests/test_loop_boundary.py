@@ -13,6 +13,7 @@ from torch import Tensor
 from hotloop import ops
 from hotloop.envs import PeeksObservations
 from hotloop.loop_direct import DirectActing
+from hotloop.loop_lane import RolloutLane
 from hotloop.losses import ppo_losses
 from hotloop.policies import MLPPolicy
 from loop_support import BOOTSTRAPPED, OBS, STORED, Config, RecordingLoss, ScriptedEnv, Setup, TinyPolicy
@@ -131,8 +132,13 @@ def test_rewards_are_centred_beyond_the_last_column_too(enabled: bool) -> None:
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
-def test_steps_that_are_stored_without_a_tensordict(autoreset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lane", [True, False])
+def test_steps_that_are_stored_without_a_tensordict(
+    lane: bool, autoreset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ordinary policy and losses: only the steps that rows wait for are made TensorDicts of."""
+    if not lane:
+        monkeypatch.setattr(RolloutLane, "of", classmethod(lambda *_: None))
     acted: list[int] = []
     act = DirectActing.act
     monkeypatch.setattr(DirectActing, "act", lambda *args: (acted.append(1), act(*args))[1])
@@ -154,7 +160,7 @@ def test_steps_that_are_stored_without_a_tensordict(autoreset: str, monkeypatch:
         setup.loop.training_phase(setup.context, 1)
         advantages = setup.experience.buffer["advantages_full"]
         torch.testing.assert_close(advantages, torch.stack(whole), rtol=1e-5, atol=1e-4)
-    assert acted
+    assert bool(acted) is not lane  # in the lane it is done without that
     assert len(acted) < 36 - 2
 
 

@@ -11,6 +11,7 @@ from tensordict import TensorDictBase
 from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig
 from hotloop.envs import GymnasiumEnvironment
 from hotloop.loop_direct import DirectActing
+from hotloop.loop_lane import RolloutLane
 from hotloop.losses import Loss, PPOCritic, ppo_losses
 from hotloop.policies import MLPPolicy
 
@@ -42,8 +43,9 @@ def direct(loop: CoreTrainingLoop) -> DirectActing | None:
 
 
 def trained(env: Any, monkeypatch: pytest.MonkeyPatch, *, take: bool, **options: Any) -> CoreTrainingLoop:
-    """After three epochs, on the direct way or not."""
+    """After three epochs, on the direct way, not in the lane, or on the ordinary one."""
     loop = make_loop(env, **options)
+    monkeypatch.setattr(RolloutLane, "of", classmethod(lambda *_: None))
     acted: list[int] = []
     if take:
         act = DirectActing.act

@@ -15,7 +15,7 @@ from hotloop import ComponentContext, CoreTrainingLoop, Experience, LoopConfig
 from hotloop.envs import GymnasiumEnvironment
 from hotloop.loop_direct import DirectActing
 from hotloop.loop_lane import RolloutLane
-from hotloop.loop_rollout import RolloutResult, RolloutTally
+from hotloop.loop_rollout import RolloutResult, RolloutTally, StepBuilder
 from hotloop.losses import ppo_losses
 from hotloop.policies import MLPPolicy, wrap_actor_critic
 from hotloop.policies.draws import AgentDraws
@@ -87,11 +87,20 @@ def make_policy(env: Any, kind: str, action: Any = None) -> Any:
 
 
 def make_loop(
-    env: Any, kind: str = "mlp", *, policy: Any = None, truncation: Any = "auto", **config: Any
+    env: Any,
+    kind: str = "mlp",
+    *,
+    policy: Any = None,
+    truncation: Any = "auto",
+    horizon: int | None = None,
+    **config: Any,
 ) -> CoreTrainingLoop:
+    """Two rows of 12 steps for each agent, or one of `horizon`."""
     policy = make_policy(env, kind) if policy is None else policy
     losses = ppo_losses(policy, fused=True)
     sizes = {"batch_size": 96, "bptt_horizon": 12, "minibatch_size": 48}
+    if horizon is not None:
+        sizes = {"batch_size": 4 * horizon, "bptt_horizon": horizon, "minibatch_size": 2 * horizon}
     experience = Experience.from_losses(
         total_agents=AGENTS,
         **sizes,
@@ -109,7 +118,9 @@ def lane_of(loop: CoreTrainingLoop) -> RolloutLane | None:
     steps, context = loop._steps, loop.context
     direct = DirectActing.of(loop.policy, loop.experience, loop.losses, steps, context)
     draws = AgentDraws(1)
-    return RolloutLane.of(direct, loop.policy, loop.experience, steps, loop._truncation, context, draws)
+    return RolloutLane.of(
+        direct, loop.policy, loop.experience, steps, loop._truncation, loop._boundary, context, draws
+    )
 
 
 class Lived:
@@ -309,3 +320,24 @@ def test_a_tally_numbers_the_steps_of_infos() -> None:
     assert tally.raw_infos == [{"a": 1}, {"a": 2}, {"a": 3}]
     assert tally.result(slice(0, 1)).info_steps == [0, 3, 3]
     assert tally.agent_steps == 8
+
+
+def test_rows_begin_and_end_in_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done by ordinary means where nobody asks for more, nor in the look at the newest step."""
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a step took the ordinary way")
+
+    for name in ("act", "store"):
+        monkeypatch.setattr(DirectActing, name, refused)
+    monkeypatch.setattr(StepBuilder, "build", refused)
+    for horizon in (1, 2, 5):
+        env = GymnasiumEnvironment("CartPole-v1", AGENTS, seed=0)
+        loop = make_loop(env, horizon=horizon)
+        for _ in range(3):
+            result = loop.rollout_phase(env, loop.context)
+            assert result.agent_steps == horizon * AGENTS
+            assert result.training_env_id == slice(0, AGENTS)
+            assert loop.experience.ready_for_training
+            assert loop.experience.stored_steps == horizon
+        env.close()

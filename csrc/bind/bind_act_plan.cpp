@@ -35,7 +35,7 @@ constexpr const char* kSourceNames[kSources] = {"observations", "rewards",  "ter
                                                 "mask",         "baseline", "zero",      "one",
                                                 "value",        "actions",  "log_prob"};
 
-// Acts and stores for the steps of a rollout between the first and the last column of its rows. `begin` looks at
+// Acts and stores for the steps of a rollout; at both ends of their rows only where it is asked to. `begin` looks at
 // what the environment returned and `finish` draws from the logits and stores; both say false, having written
 // nothing, where a step is not of the plain kind, and leave it to whoever knows the other kinds.
 struct ActPlan {
@@ -53,7 +53,7 @@ struct ActPlan {
   // or move these tensors.
   std::unique_ptr<HeldTensors> leaves, last, baseline;
   uint64_t seed = 0, first_agent = 0;
-  bool refuse_truncated = false;
+  bool refuse_truncated = false, edges = false;
   std::vector<int64_t> acted;  // by the first agent of a slice
 
   // Of a step.
@@ -94,7 +94,7 @@ struct ActPlan {
   // Before a run of steps. `acted_`: how often each slice has acted, by its first agent. False where the buffer needs
   // torch's dispatcher or is not of plain shape.
   bool bind(const py::handle& last_actions, const py::handle& baseline_, int64_t seed_, int64_t first_agent_,
-            bool refuse_truncated_, const py::dict& acted_) try {
+            bool refuse_truncated_, const py::dict& acted_, bool edges_) try {
     release();
     auto found = std::make_unique<HeldTensors>(names);
     auto last_found = std::make_unique<HeldTensors>(last_names);
@@ -140,6 +140,7 @@ struct ActPlan {
     seed = static_cast<uint64_t>(seed_);
     first_agent = static_cast<uint64_t>(first_agent_);
     refuse_truncated = refuse_truncated_;
+    edges = edges_;
     stored = 0;
     return true;
   } catch (const NeedsDispatcher&) {
@@ -186,7 +187,7 @@ struct ActPlan {
     return any == 0;
   }
 
-  // How many agents the step is of; 0 for one that is not taken.
+  // How many agents the step is of, negative in a row's first or last column; 0 for one that is not taken.
   int64_t begin(const py::handle& given) try {
     begun = false;
     step = py::object();
@@ -201,7 +202,8 @@ struct ActPlan {
     if (start < 0 || stop <= start || stop > at.agents) return 0;
     count = stop - start;
     position = at.positions[start];
-    if (position <= 0 || position + 1 >= at.horizon) return 0;
+    const bool edge = position == 0 || position + 1 == at.horizon;
+    if (position < 0 || position >= at.horizon || (edge && !edges)) return 0;
     for (int64_t i = start; i < stop; ++i) {
       if (at.positions[i] != position || at.rows[i] < 0 || at.rows[i] >= at.segments) return 0;
     }
@@ -229,7 +231,7 @@ struct ActPlan {
     }
     step = py::reinterpret_borrow<py::object>(given);
     begun = true;
-    return count;
+    return edge ? -count : count;
   } catch (const NeedsDispatcher&) {
     return 0;
   } catch (const Error&) {  // the ordinary way says it in its own words
@@ -318,7 +320,7 @@ struct ActPlan {
       move_rows(collected, nullptr, nullptr, count, 0);
       move_rows(remembered, nullptr, nullptr, count, 0);
     });
-    if (!collected.empty() && columns.full()) flush();
+    if ((!collected.empty() && columns.full()) || position + 1 == at.horizon) flush();
     at.advance(start, start + count);
     ++acted[static_cast<size_t>(start)];
     ++stored;
@@ -400,7 +402,7 @@ void bind_act_plan(py::module_& m) {
            py::arg("buffer"), py::arg("paths"), py::arg("sources"), py::arg("choices"), py::arg("single"),
            py::arg("cursors"))
       .def("bind", &ActPlan::bind, py::arg("last_actions"), py::arg("baseline"), py::arg("seed"),
-           py::arg("first_agent"), py::arg("refuse_truncated"), py::arg("acted"))
+           py::arg("first_agent"), py::arg("refuse_truncated"), py::arg("acted"), py::arg("edges"))
       .def("release", &ActPlan::release)
       .def("begin", &ActPlan::begin, py::arg("step"))
       .def("finish", &ActPlan::finish, py::arg("output"), py::arg("actions"));

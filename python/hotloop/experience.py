@@ -224,6 +224,15 @@ class Experience:
         column."""
         self._book.count_inner_steps(steps)
 
+    def begin_edge_step(self, start: int, stop: int) -> int | None:
+        """The column, a row's first or last, that is about to be written past `store` for the agents
+        `[start, stop)`; None where their step would be skipped. Raises as `store` does."""
+        return self._book.begin_store(start, stop) if self._book.takes_next_step(start) else None
+
+    def end_edge_step(self, start: int, stop: int, column: int) -> None:
+        """It was written, the cursors moved on."""
+        self._book.end_store(start, stop, column)
+
     def takes_next_step(self, agent: int) -> bool:
         """Whether the next step of the slice that `agent` belongs to will be stored, or skipped because that
         slice has used up its rows."""

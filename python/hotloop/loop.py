@@ -249,11 +249,16 @@ class CoreTrainingLoop:
         stopwatch = context.stopwatch
         direct = DirectActing.of(self.policy, experience, self.losses, steps, context)
         plain = direct if in_host_memory(experience.device) else None
-        lane = RolloutLane.of(plain, self.policy, experience, steps, self._truncation, context, draws)
+        lane = RolloutLane.of(
+            plain, self.policy, experience, steps, self._truncation, self._boundary, context, draws
+        )
         tally, idle_steps = RolloutTally(), 0
         window: slice | None = None
         while not experience.ready_for_training:
             fetched = None if lane is None else lane.run(env, tally)
+            if lane is not None and experience.ready_for_training:
+                window = lane.window
+                break
             with stopwatch("_rollout.env_wait"):
                 step = steps.unpack(env.get_observations() if fetched is None else fetched)
             window = step.window.window
@@ -287,7 +292,7 @@ class CoreTrainingLoop:
             idle_steps = checked_progress(experience, stored, idle_steps)
         self._truncation.end_rollout()
         kept = states.state_dict() if states is not None and self._boundary.active else None
-        self._boundary.end_rollout(env, context, self._prepare)
+        self._boundary.end_rollout(env, context, self._prepare, plain=lane is not None)
         if states is not None and kept is not None:  # looking at the newest step must not move them
             states.load_state_dict(kept)
         context.training_env_id = window

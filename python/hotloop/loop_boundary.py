@@ -180,18 +180,22 @@ class RowBoundary:
         env: Any,
         context: ComponentContext,
         prepare: Callable[[TensorDictBase, EnvStep, Any], None],
+        *,
+        plain: bool = False,
     ) -> None:
         """After the last step: look at the newest step of every slice with rows that still wait.
 
-        `prepare(td, step, env)` does to a step what the loop does before the policy acts on it. Nothing that
-        a rollout without this would do is changed: infos and rewards are left to the step that acts, last
-        actions stay, and so does the state of torch's generators.
+        `prepare(td, step, env)` does to a step what the loop does before the policy acts on it. `plain` says
+        that there is nothing but values of final observations, so that a step without them needs no
+        TensorDict. Nothing that a rollout without this would do is changed: infos and rewards are left to the
+        step that acts, last actions stay, and so does the state of torch's generators.
 
         RuntimeError where the environment does not hand out the newest step of a slice.
         """
         if not self.active:
             return
-        stopwatch = context.stopwatch
+        stopwatch, policy = context.stopwatch, self._policy
+        plain = plain and isinstance(policy, ActorCriticPolicy) and policy._draws_beside_values()
         newest: Iterable[Any] = env.peek_observations() if self._peeks else _fetched_again(env)
         newest = iter(newest)
         while any(self._waiting):
@@ -207,12 +211,32 @@ class RowBoundary:
             step = self._steps.unpack(fetched)
             if not any(self._waiting[step.window.window]):
                 continue
+            if plain and step.observations.is_cpu and not self._truncation.asks_for_values(step):
+                with stopwatch("_rollout.inference"):
+                    self._keep(self._entries_of(step, context), step.window)
+                continue
             with stopwatch("_rollout.td_prep"):
                 td = self._steps.build(step, context)
             with stopwatch("_rollout.inference"):
                 prepare(td, step, env)
                 self._keep(self._valued(td), step.window)
         self._complete = True
+
+    def _entries_of(self, step: EnvStep, context: ComponentContext) -> dict[str, Tensor]:
+        """What is kept of a step that nothing needs to be done to before the policy sees it."""
+        window, policy = step.window, self._policy
+        assert isinstance(policy, ActorCriticPolicy)
+        with torch.no_grad():
+            value = policy.logits_and_value(policy._checked(step.observations))[1]
+        found = {
+            "values": value,
+            "rewards": step.rewards,
+            "dones": step.terminals,
+            "reward_baseline": self._steps.averages(context)[window.start : window.stop],
+            "truncateds": step.truncations,
+            "truncation_values": window.zero,
+        }
+        return {key: found[key].to(entry.dtype) for key, entry in self._entries.items()}
 
     def _valued(self, td: TensorDictBase) -> TensorDictBase:
         """A step with the policy's values."""
@@ -226,7 +250,7 @@ class RowBoundary:
                 result: TensorDictBase | None = policy.forward(td)
         return td if result is None else result
 
-    def _keep(self, td: TensorDictBase, window: Window) -> Tensor:
+    def _keep(self, td: TensorDictBase | dict[str, Tensor], window: Window) -> Tensor:
         """Write what arrived for the agents of a slice to the rows that they finished; the rows written.
 
         For an agent that finished none, or whose row has been given to another since, it is the entry behind

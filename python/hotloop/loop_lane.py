@@ -1,11 +1,11 @@
-"""The fast lane of a rollout: steps between the first and the last column of their rows.
+"""The fast lane of a rollout: steps for which nobody asks more than the buffer holds.
 
-There nothing happens but the step itself: no row begins or ends, so nobody asks what arrived after one, and
-where rewards are not centred and no episode was truncated nothing else remains than to run the network, draw,
-store and send. After a network's pass all other code has left the processor's caches, so what counts is how
-many things are called. Here it is two native calls around the network (`hotloop.ops.ActPlan`), and what the
-loop asks once a rollout it does not ask at every step. Buffers, last actions, cursors and draws are to the
-last bit those of `DirectActing`.
+Where rewards are not centred, no episode was truncated and no row that ended waits for what arrived after it,
+nothing remains than to run the network, draw, store and send; in a row's first and last column the books of
+rows are kept besides. After a network's pass all other code has left the processor's caches, so what counts
+is how many things are called. Here it is two native calls around the network (`hotloop.ops.ActPlan`), and
+what the loop asks once a rollout it does not ask at every step. Buffers, last actions, cursors and draws are
+to the last bit those of `DirectActing`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from hotloop import ops
 from hotloop.loop_direct import DirectActing
-from hotloop.loop_rollout import RolloutTally, StepBuilder, reward_centering
+from hotloop.loop_rollout import RolloutTally, StepBuilder, Window, reward_centering
 from hotloop.policies.actor_critic import ActorCriticBase, ActorCriticPolicy
 from hotloop.policies.draws import AgentDraws
 from hotloop.policies.heads import CategoricalHead
@@ -28,6 +28,7 @@ from hotloop.policies.heads import CategoricalHead
 if TYPE_CHECKING:
     from hotloop.context import ComponentContext
     from hotloop.experience import Experience
+    from hotloop.loop_boundary import RowBoundary
     from hotloop.loop_truncation import TruncationValues
 
 # What each entry of the buffer is filled with; `valid` is decided by the loop.
@@ -63,13 +64,14 @@ class RolloutLane:
         experience: Experience,
         steps: StepBuilder,
         truncation: TruncationValues,
+        boundary: RowBoundary,
         context: ComponentContext,
         draws: AgentDraws,
     ) -> None:
         head = policy.head
         assert isinstance(head, CategoricalHead)
         self._direct, self._policy, self._experience, self._steps = direct, policy, experience, steps
-        self._truncation, self._context, self._draws = truncation, context, draws
+        self._truncation, self._boundary, self._context, self._draws = truncation, boundary, context, draws
         self._network = policy._acting_network()
         self._single = head.spec.kind == "discrete"
         self._choices = len(head.spec.nvec)
@@ -86,6 +88,8 @@ class RolloutLane:
         self._mode = _acting_mode(policy.acts_in_inference_mode)
         self._known: torch.Tensor | None = None  # observations that the policy takes as they are
         self._open = True
+        self._edges = 0  # steps of this run in a row's first or last column
+        self.window = slice(0, 0)  # the slice whose row began or ended last
 
     @classmethod
     def of(
@@ -95,6 +99,7 @@ class RolloutLane:
         experience: Experience,
         steps: StepBuilder,
         truncation: TruncationValues,
+        boundary: RowBoundary,
         context: ComponentContext,
         draws: AgentDraws,
     ) -> RolloutLane | None:
@@ -115,13 +120,15 @@ class RolloutLane:
             and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active()
         )
-        return cls(direct, policy, experience, steps, truncation, context, draws) if fits else None
+        if not fits:
+            return None
+        return cls(direct, policy, experience, steps, truncation, boundary, context, draws)
 
     def run(self, env: Any, tally: RolloutTally) -> Any:
         """Act for as long as steps are of the plain kind.
 
         Returns what `env.get_observations` gave last, for which nothing was done; None where it was not
-        called.
+        called, or where the rollout is complete: the last step was that of `window`.
         """
         plan, draws = self._plan, self._draws
         bound = self._open and plan.bind(
@@ -131,6 +138,7 @@ class RolloutLane:
             first_agent=draws.first_agent,
             refuse_truncated=self._truncation.looks_at_flags,
             acted=draws.acted,
+            edges=True,
         )
         if not bound:
             return None
@@ -143,9 +151,12 @@ class RolloutLane:
                 step = fetch()
                 fetched = clock()
                 waited += fetched - now
-                agents = begin(step)
-                if not agents:
-                    return step
+                agents, edge = begin(step), None
+                if agents <= 0:
+                    edge = self._at_edge(step[5]) if agents else None
+                    if edge is None:
+                        return step
+                    agents = -agents
                 observations = step[0]
                 if observations is not self._known:
                     observations = self._checked(observations)
@@ -155,12 +166,16 @@ class RolloutLane:
                     stored = finish(output, actions)
                 if not stored:
                     actions = self._act_otherwise(step, output)
+                if edge is not None:
+                    self._end_edge(*edge, stored)
                 tally.count(step[4], step[7])
                 done = clock()
                 acted += done - fetched
                 send(actions)
                 now = clock()
                 sent += now - done
+                if edge is not None and self._experience.ready_for_training:
+                    return None
                 if not stored:
                     return fetch()
         finally:
@@ -170,6 +185,23 @@ class RolloutLane:
             add("_rollout.inference", acted)
             add("_rollout.send", sent)
 
+    def _at_edge(self, env_slice: slice) -> tuple[Window, int] | None:
+        """Before a step in a row's first or last column: its agents and the column. None where more is asked
+        of it than the lane does."""
+        window = self._steps.window(env_slice)
+        if self._boundary.before_step(window):
+            return None
+        column = self._experience.begin_edge_step(window.start, window.stop)
+        return None if column is None else (window, column)
+
+    def _end_edge(self, window: Window, column: int, stored: bool) -> None:
+        """After it was stored, by the plan or by ordinary means, which keep the experience's books."""
+        if stored:
+            self._edges += 1
+            self._experience.end_edge_step(window.start, window.stop, column)
+        self._boundary.after_step(None, window, True)
+        self.window = window.window
+
     def _checked(self, observations: torch.Tensor) -> torch.Tensor:
         checked = self._policy._checked(observations)
         self._known = observations if checked is observations else None
@@ -178,7 +210,8 @@ class RolloutLane:
     def _end_run(self) -> None:
         stored, acted = self._plan.release()
         self._draws.acted.update(acted)
-        self._experience.count_inner_steps(stored)
+        self._experience.count_inner_steps(stored - self._edges)
+        self._edges = 0
 
     def _act_otherwise(self, step: Any, output: Any) -> Any:
         """Draw and store by ordinary means what the plan does not take, and leave the lane for good."""

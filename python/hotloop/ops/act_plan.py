@@ -31,9 +31,9 @@ class ActPlan:
     """Acts for slices of agents and writes their steps into a buffer `[S, T]`, where nothing else is to do.
 
     It stores what `categorical_sample`, `StorePlan.store` and `LastActions.write_` together store, to the
-    last bit, for steps that lie between the first and the last column of their rows. It is used in runs:
-    `bind`, then `begin` and `finish` for each step, then `release`. Within a run the buffer, the last actions
-    and the baseline must stay where they are: unlike `StorePlan` it looks for them once a run.
+    last bit, for steps that lie between the first and the last column of their rows, or in any. It is used in
+    runs: `bind`, then `begin` and `finish` for each step, then `release`. Within a run the buffer, the last
+    actions and the baseline must stay where they are: unlike `StorePlan` it looks for them once a run.
 
     Args:
         buffer: a TensorDict, or a (nested) dict, whose leaves are CPU tensors `[S, T, ...]`.
@@ -83,6 +83,7 @@ class ActPlan:
         first_agent: int,
         refuse_truncated: bool,
         acted: Mapping[int, int],
+        edges: bool = False,
     ) -> bool:
         """Begin a run of steps.
 
@@ -93,11 +94,15 @@ class ActPlan:
             refuse_truncated: whether `begin` refuses a step that truncated an episode.
             acted: by first agent how often a slice has acted in this rollout; 0 where it is not named. Draws
                 are keyed by (seed, 256 * that number, number of the agent).
+            edges: whether `begin` takes steps in the first and the last column of a row, too. It then returns
+                their number of agents negative, for whoever keeps books of rows.
 
         Returns:
             False where these tensors are none that the plan can write.
         """
-        return self._native.bind(last_actions, baseline, seed, first_agent, refuse_truncated, dict(acted))
+        return self._native.bind(
+            last_actions, baseline, seed, first_agent, refuse_truncated, dict(acted), edges
+        )
 
     def release(self) -> tuple[int, dict[int, int]]:
         """End a run: how many steps it stored, and `acted` as it is now."""
