@@ -406,6 +406,43 @@ class StorePlan:
     ) -> None: ...
     def store(self, source: Any, start: int, stop: int, last_actions: Tensor | None) -> Any: ...
 
+class ColumnStore:
+    def __init__(
+        self, names: tuple[str, ...], columns: tuple[Tensor, ...], cursors: RowCursors
+    ) -> None: ...
+    def bind(self, buffers: tuple[Tensor, ...]) -> bool: ...
+    def store(self, sources: tuple[Tensor, ...], start: int, stop: int) -> int: ...
+    def spread(self) -> None: ...
+
+class PuffDraw:
+    def __init__(
+        self,
+        sums: Tensor,
+        powers: Tensor,
+        chances: Tensor,
+        race: Tensor,
+        rows: Tensor,
+        picked: Tensor,
+    ) -> None: ...
+    def sum_up(self, advantages: Tensor) -> bool: ...
+    def renew(
+        self,
+        values: Tensor,
+        rewards: Tensor,
+        dones: Tensor,
+        importance: Tensor,
+        gamma: float,
+        gae_lambda: float,
+        rho_clip: float,
+        c_clip: float,
+        advantages: Tensor,
+        returns: Tensor,
+    ) -> bool: ...
+    def total(self) -> float: ...
+    def weigh(self, total: float) -> None: ...
+    def choose(self) -> bool: ...
+    def pick(self) -> None: ...
+
 class GatherPlan:
     def __init__(
         self, paths: Sequence[tuple[str, ...]], out: tuple[Tensor, ...], scales: Sequence[float]

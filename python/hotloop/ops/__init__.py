@@ -10,6 +10,7 @@ from hotloop.ops.adam import adam_
 from hotloop.ops.categorical import categorical_evaluate, categorical_sample
 from hotloop.ops.categorical_ppo import CategoricalPPO, PPORows, PPOSettings
 from hotloop.ops.clip_grad_norm import clip_grad_norm_
+from hotloop.ops.column_store import ColumnStore
 from hotloop.ops.delta_lambda import delta_lambda
 from hotloop.ops.determinism import determinism
 from hotloop.ops.discounted_return import discounted_return
@@ -21,6 +22,7 @@ from hotloop.ops.importance_ratio import importance_ratio
 from hotloop.ops.last_actions import LastActions
 from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
+from hotloop.ops.puff_draw import PuffDraw
 from hotloop.ops.retrace import retrace
 from hotloop.ops.return_moments import return_moments
 from hotloop.ops.reverse_scan import reverse_scan
@@ -44,10 +46,12 @@ __all__ = [
     "ActPlan",
     "AdvantageSummary",
     "CategoricalPPO",
+    "ColumnStore",
     "GatherPlan",
     "LastActions",
     "PPORows",
     "PPOSettings",
+    "PuffDraw",
     "RowCursors",
     "SamplePlan",
     "StagePlan",
