@@ -173,7 +173,7 @@ class PufferFloor(PufferSubject):
         rollout, training = importlib.import_module("hotloop.integrations.pufferlib")._WORK[self.trainer]
         self._observations = _bytes(self.trainer.observations.numel())
         self._at = 0
-        rollout._plan = _Before(rollout._plan, "store", self._step)
+        rollout._plan = _Before(rollout._plan, "try_store", self._step)
         training._plan = _Before(training._plan, "gather", self._minibatch)
         training.advantages_of = self._advantages(training.advantages_of)
         self._small = _bytes(job.agents * 5 * 4), _bytes(job.agents * 5 * 4)
@@ -183,7 +183,7 @@ class PufferFloor(PufferSubject):
             self._losses = _bytes(size), _bytes(size)
             training.fused = _Before(training.fused, "evaluate", self._loss)
 
-    def _step(self, step: list[Tensor], *_: Any) -> None:
+    def _step(self, step: tuple[Tensor, ...], *_: Any) -> None:
         """Observations, and five numbers an agent."""
         taken = step[0].reshape(-1).view(torch.uint8)
         place = self._observations[self._at : self._at + taken.numel()]
