@@ -18,7 +18,9 @@ KINDS = {
 }
 
 
-def made(agents: int, segments: int, horizon: int) -> tuple[dict[str, Tensor], ops.RowCursors, ops.ColumnStore]:
+def made(
+    agents: int, segments: int, horizon: int
+) -> tuple[dict[str, Tensor], ops.RowCursors, ops.ColumnStore]:
     buffers = {
         name: torch.zeros(segments, horizon, *rest, dtype=dtype) for name, (rest, dtype) in KINDS.items()
     }
@@ -40,7 +42,9 @@ def step(count: int, source: torch.Generator) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize(("agents", "segments", "horizon", "slices"), [(4, 4, 8, 1), (70, 140, 33, 2), (6, 12, 1, 3)])
+@pytest.mark.parametrize(
+    ("agents", "segments", "horizon", "slices"), [(4, 4, 8, 1), (70, 140, 33, 2), (6, 12, 1, 3)]
+)
 def test_a_rollout_lands_where_assignments_put_it(
     agents: int, segments: int, horizon: int, slices: int, wide: bool
 ) -> None:

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from hotloop import _core, ops
 
-SHAPES = [(64, 64, 16), (1024, 64, 128), (4096, 16, 128), (33, 7, 7), (1025, 17, 256), (8, 1, 3), (600, 1030, 600)]
+SHAPES = [
+    (64, 64, 16),
+    (1024, 64, 128),
+    (4096, 16, 128),
+    (33, 7, 7),
+    (1025, 17, 256),
+    (8, 1, 3),
+    (600, 1030, 600),
+]
 
 
 def by_torch(advantages: Tensor, alpha: float, count: int) -> tuple[Tensor, Tensor]:
@@ -79,7 +87,9 @@ def test_where_equal_numbers_leave_it_open_torch_decides(segments: int) -> None:
     assert rows[0] == (values == 3).nonzero()
 
 
-@pytest.mark.parametrize(("segments", "horizon", "count"), [(64, 64, 16), (40, 7, 40), (9, 1, 2), (300, 33, 13)])
+@pytest.mark.parametrize(
+    ("segments", "horizon", "count"), [(64, 64, 16), (40, 7, 40), (9, 1, 2), (300, 33, 13)]
+)
 def test_rows_that_changed_are_computed_anew_and_no_others(segments: int, horizon: int, count: int) -> None:
     source = torch.Generator().manual_seed(segments)
     values, rewards = (torch.randn(segments, horizon, generator=source) for _ in range(2))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotloop.integrations.patches import installed
 from hotloop.ops._memory import empty_buffer
 from loops.contest_puffer import Puffer
 from loops.jobs import JOBS, Job
@@ -115,7 +116,11 @@ class PufferSubject(Subject):
         trainer.config.update(prio_alpha=0.8, prio_beta0=0.2)  # PufferLib's own defaults
         trainer.profile = clock
         self.note = self._contestant.note
-        clock.wrap(importlib.import_module("pufferlib.pufferl"), "compute_puff_advantage", ADVANTAGES)
+        pufferl: Any = importlib.import_module("pufferlib.pufferl")
+        if installed("pufferlib") is None:
+            # hotloop computes advantages in the phase that is theirs, and by a call of another function there
+            # only where somebody has exchanged it, as wrapping it would
+            clock.wrap(pufferl, "compute_puff_advantage", ADVANTAGES)
         if clock.losses:
             pytorch: Any = importlib.import_module("pufferlib.pytorch")
             sample, timed = pytorch.sample_logits, clock.timed(pytorch.sample_logits, LOSSES)

@@ -26,7 +26,8 @@ struct ColumnStore {
   CursorsObject* cursors;
   std::vector<std::string> buffer_names, column_names, source_names;
   HeldTensors columns;                    // [T, S, ...], our own: nobody moves them
-  std::unique_ptr<HeldTensors> buffers;  // [S, T, ...]; between `bind` and `spread` nobody may replace or move them
+  std::unique_ptr<HeldTensors>
+      buffers;  // [S, T, ...]; between `bind` and `spread` nobody may replace or move them
 
   ColumnStore(const py::tuple& names, const py::tuple& columns_, py::object cursors_)
       : cursors_object(std::move(cursors_)),
@@ -80,7 +81,8 @@ struct ColumnStore {
   bool bind(const py::tuple& buffers_) try {
     buffers.reset();
     if (buffers_.size() != buffer_names.size()) {
-      value_error("ColumnStore", "buffers", "one for each of the " + std::to_string(buffer_names.size()) + " names",
+      value_error("ColumnStore", "buffers",
+                  "one for each of the " + std::to_string(buffer_names.size()) + " names",
                   std::to_string(buffers_.size()));
     }
     auto found = std::make_unique<HeldTensors>(buffer_names);
@@ -97,8 +99,8 @@ struct ColumnStore {
       }
       if (!fits) {
         value_error("ColumnStore", found->name(l),
-                    "[S, T, ...] with S = " + std::to_string(at.segments) + " and T = " +
-                        std::to_string(at.horizon) + (l > 0 ? ", of its column's kind" : ""),
+                    "[S, T, ...] with S = " + std::to_string(at.segments) +
+                        " and T = " + std::to_string(at.horizon) + (l > 0 ? ", of its column's kind" : ""),
                     describe(view));
       }
     }
@@ -133,12 +135,14 @@ struct ColumnStore {
     const int64_t count = stop - start;
     if (count == 0) return at.full_rows;
     const int64_t row = at.rows[start], position = at.positions[start];
-    if (!PyTuple_Check(sources.ptr()) || static_cast<size_t>(PyTuple_GET_SIZE(sources.ptr())) != source_names.size()) {
+    if (!PyTuple_Check(sources.ptr()) ||
+        static_cast<size_t>(PyTuple_GET_SIZE(sources.ptr())) != source_names.size()) {
       value_error(kOp, "sources", "a tuple of " + std::to_string(source_names.size()) + " tensors",
                   python_str(sources.ptr()));
     }
     for (int64_t i = 0; i < count; ++i) {
-      if (at.positions[start + i] != position) value_error(kOp, "agents", "at one position of their rows", "several");
+      if (at.positions[start + i] != position)
+        value_error(kOp, "agents", "at one position of their rows", "several");
       if (at.rows[start + i] != row + i) value_error(kOp, "agents", "in rows that follow each other", "others");
     }
     for (size_t l = 0; l < columns.views.size(); ++l) {

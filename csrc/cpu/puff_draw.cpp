@@ -16,7 +16,7 @@ constexpr int64_t kLanes = 8, kChains = 4, kLevels = 4;
 constexpr int64_t kTogether = 8;  // rows whose recurrences run side by side: one alone waits for each of its steps
 constexpr int64_t kLineFloats = 16;
 constexpr int64_t kFew = 512;  // so many numbers are sorted sooner than counted
-constexpr int kShift = 20;     // counted by exponent and three bits of the mantissa
+constexpr int kShift = 20;  // counted by exponent and three bits of the mantissa
 constexpr float kTiny = 1e-6f;
 
 int64_t ceil_log2(int64_t x) {

@@ -188,7 +188,12 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
     rollout.begin(trainer)
     trainer.full_rows = 0
     # What a step looks up is at hand: after the policy's pass nothing is in the processor's caches.
-    store, tensor, normal, gamma = rollout.store, torch.from_numpy, torch.distributions.Normal, config["gamma"]
+    store, tensor, normal, gamma = (
+        rollout.store,
+        torch.from_numpy,
+        torch.distributions.Normal,
+        config["gamma"],
+    )
     array, segments, full_rows = np.ndarray, trainer.segments, 0
     while full_rows < segments:
         profile("env", epoch)

@@ -84,8 +84,8 @@ class Training:
             self._draw.rows, torch.empty(count, 1), observations, found["actions"], found["logprobs"],
             found["values"], found["advantages"], found["returns"], None,
         )  # fmt: skip
-        # A minibatch changes its own rows alone, which `PuffDraw.renew` computes anew. Where steps may count for
-        # nothing, or somebody computes advantages in a way of their own, rows are gathered for it.
+        # A minibatch changes its own rows alone, which `PuffDraw.renew` computes anew. Where steps may count
+        # for nothing, or somebody computes advantages in a way of their own, rows are gathered for it.
         self._rows_plan: GatherPlan | None = None
         if trainer.segments >= 4 * count and trainer.values.numel() >= _MANY:
             self._rows_plan = GatherPlan.allocate(self._inputs(trainer), count)
@@ -105,12 +105,16 @@ class Training:
         by them the next rows are drawn."""
         draw, advantages = self._draw, self.advantages
         if self._changed and self._state == self._state_of(trainer):
-            if self._valid is None and self._host.compute_puff_advantage is compute_puff_advantage:
-                if draw.renew(
-                    trainer.values, trainer.rewards, trainer.terminals, trainer.ratio, *self._state[:4],
-                    advantages, self._returns,
-                ):  # fmt: skip
-                    return advantages
+            gamma, gae_lambda, rho_clip, c_clip = self._state[:4]
+            if (
+                self._valid is None
+                and self._host.compute_puff_advantage is compute_puff_advantage
+                and draw.renew(
+                    trainer.values, trainer.rewards, trainer.terminals, trainer.ratio, gamma, gae_lambda,
+                    rho_clip, c_clip, advantages, self._returns,
+                )
+            ):  # fmt: skip
+                return advantages
             if self._rows_plan is not None:
                 self._rows_plan.gather(self._inputs(trainer), draw.rows)
                 found: dict[Any, Tensor] = self._rows_plan.out

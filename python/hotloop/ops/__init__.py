@@ -1,6 +1,6 @@
 """The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`; `ActPlan`,
-`CategoricalPPO`, `SamplePlan` and `StepEndPlan`, which join several ops for the loop, are measured by these,
-or by operations of torch.
+`CategoricalPPO`, `ColumnStore`, `PuffDraw`, `SamplePlan` and `StepEndPlan`, which join several ops for a
+loop, are measured by these, or by operations of torch.
 
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """

@@ -23,10 +23,10 @@ class PuffDraw:
         chances = (powers + 1e-6) / (powers.sum() + 1e-6)
         rows    = torch.multinomial(chances, count)
 
-    Of torch's own are left: the powers, whose last bit is its library's, and the exponential variates of the
-    race that `torch.multinomial` decides by, so that its generator goes on as without this. Sums are native in
-    torch's order; where a trial finds that this build of torch adds in another, they are torch's. Where
-    numbers that are equal leave open who wins, `torch.topk` decides, as within `torch.multinomial`.
+    Of torch's own are left: the powers, whose last bit is its library's, and the exponential variates of
+    the race that `torch.multinomial` decides by, so that its generator goes on as without this. Sums are
+    native in torch's order; where a trial finds that this build of torch adds in another, they are torch's.
+    Where equal numbers leave open who wins, `torch.topk` decides, as within `torch.multinomial`.
 
     Args:
         segments: S. horizon: T. count: k, at most S.
@@ -77,8 +77,8 @@ class PuffDraw:
         advantages: Tensor,
         returns: Tensor,
     ) -> bool:
-        """After a change of the rows drawn last, and of no others: `advantages` and `returns` of these rows, as
-        of `hotloop.ops.puff_advantage`, and their `sums`.
+        """After a change of the rows drawn last, and of no others: `advantages` and `returns` of these rows,
+        as of `hotloop.ops.puff_advantage`, and their `sums`.
 
         Args:
             values, rewards, dones, importance: `[S, T]`, see `hotloop.ops.puff_advantage`.
@@ -120,9 +120,11 @@ class PuffDraw:
         """Whether sums of rows and the sum of all powers are torch's to the last bit, by trial."""
         source = torch.Generator().manual_seed(0)
         rows = torch.rand(min(self._segments, 64), self._horizon, generator=source) - 0.5
-        trial = PuffDrawTrial(len(rows))
-        found = trial.native.sum_up(rows)
-        all_rows = found and torch.equal(trial.sums, rows.abs().sum(dim=1))
+        sums, powers, chances, race = (torch.zeros(len(rows)) for _ in range(4))
+        none = torch.zeros(0)
+        trial = _core.PuffDraw(sums, powers, chances, race, none.long(), none)
+        found = trial.sum_up(rows)
+        all_rows = found and torch.equal(sums, rows.abs().sum(dim=1))
         if self._segments >= _SEVERAL:
             return all_rows, False
         before = self.powers.clone()
@@ -132,12 +134,3 @@ class PuffDraw:
             same = same and self._native.total() == self.powers.sum().item()
         self.powers.copy_(before)
         return all_rows, same
-
-
-class PuffDrawTrial:
-    """Memory of a trial of so many rows."""
-
-    def __init__(self, segments: int) -> None:
-        self.sums, *others = (torch.zeros(segments) for _ in range(4))
-        none = torch.zeros(0)
-        self.native = _core.PuffDraw(self.sums, *others, none.long(), none)
