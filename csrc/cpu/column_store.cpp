@@ -8,22 +8,32 @@
 namespace hotloop {
 namespace {
 
-// A tile's columns fill whole lines of a row, and its lines fit into the first level of the cache.
-constexpr int64_t kRows = 32, kTimes = 16;
+// A tile's columns fill whole lines of a row and are read by the line: lines of one row's columns lie apart by powers
+// of two, as a rule, and would drive each other out of the cache before the next row reads them.
+constexpr int64_t kRows = 64, kTimes = 16;
 
 template <int64_t kBytes>
-void spread_rows(const Columns& c, int64_t first, int64_t last) {
-  const int64_t bytes = kBytes == 0 ? c.bytes : kBytes;
-  for (int64_t time = 0; time < c.horizon; time += kTimes) {
-    const int64_t end = std::min(time + kTimes, c.horizon);
-    for (int64_t row = first; row < last; ++row) {
-      const char* from = c.from + (time * c.segments + row) * bytes;
-      char* to = c.to + row * c.row_step + time * c.time_step;
-      for (int64_t t = time; t < end; ++t) {
-        std::memcpy(to, from, static_cast<size_t>(bytes));
-        from += c.segments * bytes;
-        to += c.time_step;
-      }
+void spread_tile(const Columns& c, int64_t first, int64_t rows, int64_t time, int64_t times) {
+  alignas(64) char tile[kRows][kTimes * kBytes];
+  for (int64_t t = 0; t < times; ++t) {
+    const char* from = c.from + ((time + t) * c.segments + first) * kBytes;
+    for (int64_t i = 0; i < rows; ++i) std::memcpy(tile[i] + t * kBytes, from + i * kBytes, kBytes);
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    char* to = c.to + (first + i) * c.row_step + time * c.time_step;
+    if (c.time_step == kBytes) {
+      std::memcpy(to, tile[i], static_cast<size_t>(times * kBytes));
+    } else {
+      for (int64_t t = 0; t < times; ++t) std::memcpy(to + t * c.time_step, tile[i] + t * kBytes, kBytes);
+    }
+  }
+}
+
+void spread_tile_of_any(const Columns& c, int64_t first, int64_t rows, int64_t time, int64_t times) {
+  for (int64_t t = time; t < time + times; ++t) {
+    for (int64_t i = first; i < first + rows; ++i) {
+      std::memcpy(c.to + i * c.row_step + t * c.time_step, c.from + (t * c.segments + i) * c.bytes,
+                  static_cast<size_t>(c.bytes));
     }
   }
 }
@@ -33,12 +43,15 @@ void spread_rows(const Columns& c, int64_t first, int64_t last) {
 void spread_columns(const Columns& c) {
   const int64_t blocks = (c.segments + kRows - 1) / kRows;
   baseline::parallel_blocks(blocks, c.segments * c.horizon * c.bytes * 2, [&](int64_t block) {
-    const int64_t first = block * kRows, last = std::min(first + kRows, c.segments);
-    switch (c.bytes) {
-      case 1: return spread_rows<1>(c, first, last);
-      case 4: return spread_rows<4>(c, first, last);
-      case 8: return spread_rows<8>(c, first, last);
-      default: return spread_rows<0>(c, first, last);
+    const int64_t first = block * kRows, rows = std::min(kRows, c.segments - first);
+    for (int64_t time = 0; time < c.horizon; time += kTimes) {
+      const int64_t times = std::min(kTimes, c.horizon - time);
+      switch (c.bytes) {
+        case 1: spread_tile<1>(c, first, rows, time, times); break;
+        case 4: spread_tile<4>(c, first, rows, time, times); break;
+        case 8: spread_tile<8>(c, first, rows, time, times); break;
+        default: spread_tile_of_any(c, first, rows, time, times); break;
+      }
     }
   });
 }

@@ -101,6 +101,7 @@ void puff_rows(const PuffRowsParams& p) {
   const int64_t inner = p.horizon - 1;  // nothing is known of what arrives after the last step
   std::vector<float> scratch(static_cast<size_t>(2 * kTogether * p.horizon));
   float *const a = scratch.data(), *const b = a + kTogether * p.horizon;
+  for (int64_t i = 0; i < std::min(kTogether, p.count); ++i) ask_for_row(p, p.rows[i]);
   for (int64_t first = 0; first < p.count; first += kTogether) {
     const int64_t rows = std::min(kTogether, p.count - first);
     for (int64_t i = first + rows; i < std::min(first + rows + kTogether, p.count); ++i) ask_for_row(p, p.rows[i]);
