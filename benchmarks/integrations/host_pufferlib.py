@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotloop.integrations.patches import installed
 from hotloop.ops._memory import empty_buffer
 from loops.contest_puffer import Puffer
 from loops.jobs import JOBS, Job
@@ -115,7 +116,11 @@ class PufferSubject(Subject):
         trainer.config.update(prio_alpha=0.8, prio_beta0=0.2)  # PufferLib's own defaults
         trainer.profile = clock
         self.note = self._contestant.note
-        clock.wrap(importlib.import_module("pufferlib.pufferl"), "compute_puff_advantage", ADVANTAGES)
+        pufferl: Any = importlib.import_module("pufferlib.pufferl")
+        if installed("pufferlib") is None:
+            # hotloop computes advantages in the phase that is theirs, and by a call of another function there
+            # only where somebody has exchanged it, as wrapping it would
+            clock.wrap(pufferl, "compute_puff_advantage", ADVANTAGES)
         if clock.losses:
             pytorch: Any = importlib.import_module("pufferlib.pytorch")
             sample, timed = pytorch.sample_logits, clock.timed(pytorch.sample_logits, LOSSES)
@@ -173,7 +178,7 @@ class PufferFloor(PufferSubject):
         rollout, training = importlib.import_module("hotloop.integrations.pufferlib")._WORK[self.trainer]
         self._observations = _bytes(self.trainer.observations.numel())
         self._at = 0
-        rollout._plan = _Before(rollout._plan, "store", self._step)
+        rollout._plan = _Before(rollout._plan, "try_store", self._step)
         training._plan = _Before(training._plan, "gather", self._minibatch)
         training.advantages_of = self._advantages(training.advantages_of)
         self._small = _bytes(job.agents * 5 * 4), _bytes(job.agents * 5 * 4)
@@ -183,7 +188,7 @@ class PufferFloor(PufferSubject):
             self._losses = _bytes(size), _bytes(size)
             training.fused = _Before(training.fused, "evaluate", self._loss)
 
-    def _step(self, step: list[Tensor], *_: Any) -> None:
+    def _step(self, step: tuple[Tensor, ...], *_: Any) -> None:
         """Observations, and five numbers an agent."""
         taken = step[0].reshape(-1).view(torch.uint8)
         place = self._observations[self._at : self._at + taken.numel()]

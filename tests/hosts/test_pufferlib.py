@@ -63,16 +63,21 @@ def test_training_is_equal_to_the_last_bit(changed: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["discrete", "multidiscrete"])
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("options", [{}, {"truncations": "final", "masks": True}], ids=str)
 def test_rows_that_changed_are_all_that_has_to_be_computed(
-    kind: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    kind: str, options: dict[str, Any], native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hotloop.integrations import pufferlib_training as training
 
     changed = {"slices": 8, "minibatch_size": 32, "max_minibatch_size": 32, "masked": bool(options)}
     ours.install(**options)
-    expected = run(trainer(kind, **changed))  # all of them
+    with monkeypatch.context() as patched:  # all of them
+        patched.setattr(training.Training, "_state_of", lambda *_: (object(),))
+        expected = run(trainer(kind, **changed))
     monkeypatch.setattr(training, "_MANY", 1)
+    if not native:  # what torch adds in another order
+        monkeypatch.setattr(ops.PuffDraw, "_tried", lambda _: (False, False))
     rows: list[int] = []
     compute = ops.puff_advantage
 
@@ -81,6 +86,15 @@ def test_rows_that_changed_are_all_that_has_to_be_computed(
         return compute(values, *rest, **more)
 
     monkeypatch.setattr(ops, "puff_advantage", counted)
+    renew = ops.PuffDraw.renew
+
+    def renewed(self: ops.PuffDraw, *arguments: Any) -> bool:
+        done = renew(self, *arguments)
+        rows.extend([len(self.rows)] if done else [])
+        assert done is native
+        return done
+
+    monkeypatch.setattr(ops.PuffDraw, "renew", renewed)
     assert_equal(run(trainer(kind, **changed)), expected)
     assert rows == 3 * [32, *15 * [4]]
     made = trainer(kind, **changed)
@@ -117,14 +131,14 @@ def test_rows_are_drawn_as_the_host_draws_them(
     batch = {"batch_size": segments * HORIZON, "minibatch_size": count * HORIZON}
     made = trainer(slices=1, max_minibatch_size=count * HORIZON, **batch)
     training = ours._work(made, rollouts.Options())[1]
-    training._sums.copy_(sums)
+    training._draw.sums.copy_(sums)
     torch.manual_seed(5)
     if expected is None:
         with pytest.raises(RuntimeError, match="invalid multinomial distribution"):
-            training._draw(count, alpha)
+            training._draw.draw(alpha)
         return
-    assert torch.equal(training._draw(count, alpha), expected)
-    assert torch.equal(training._chances, chances)
+    assert torch.equal(training._draw.draw(alpha), expected)
+    assert torch.equal(training._draw.chances, chances)
     assert torch.equal(torch.get_rng_state(), after)
 
 
@@ -242,8 +256,8 @@ def test_verification_notices_a_wrong_storage(monkeypatch: pytest.MonkeyPatch) -
     made = trainer()
     store = rollouts.Rollout.store
 
-    def wrong(self: Any, agents: slice, step: list[Tensor], *rest: Any) -> None:
-        store(self, agents, [*step[:3], step[3] + 1e-3, *step[4:]], *rest)
+    def wrong(self: Any, start: int, stop: int, step: tuple[Tensor, ...], *rest: Any) -> int:
+        return store(self, start, stop, (*step[:3], step[3] + 1e-3, *step[4:]), *rest)
 
     monkeypatch.setattr(rollouts.Rollout, "store", wrong)
     with pytest.raises(VerificationError, match=r"pufferlib: evaluate: rewards differs .* by 0\.001"):

@@ -13,7 +13,7 @@ from hotloop.ops import scatter_
 
 
 class Minibatch(NamedTuple):
-    """Rows of the rollout. All but `weights` is memory that the next one overwrites.
+    """Rows of the rollout, in memory that the next one overwrites.
 
     Attributes:
         rows: `[k]` int64, which.

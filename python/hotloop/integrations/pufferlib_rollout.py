@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hotloop.ops import RowCursors, StorePlan
-from hotloop.ops._memory import empty_buffer, move_to_huge_pages
+from hotloop.ops import ColumnStore, RowCursors
+from hotloop.ops._memory import move_to_huge_pages
 
 # attributes of PuffeRL, in the order in which a step is handed over
 STORED = ("observations", "actions", "logprobs", "rewards", "terminals", "values")
-_VALUES = STORED.index("values")
 TRUNCATIONS = ("ignore", "terminal", "final", "previous")
 LOSSES = ("exact", "fused")
 
@@ -75,107 +74,105 @@ class Rollout:
         if options.fillers:
             self.valid = torch.ones(self.segments, self.horizon, dtype=torch.uint8)
         self._cursors = RowCursors(trainer.total_agents, self.segments, self.horizon)
-        self._native = self._cursors.native
-        self._belong: dict[str, Tensor] = {}  # the trainer's buffers
-        self._buffers: dict[str, Tensor] = {}  # what is written step by step
-        self.begin(trainer)
+        self._buffers: dict[str, Tensor] = {}  # the trainer's
+        self._look_up(trainer)
         # PuffeRL has filled them with zeros, on small pages. Of a minibatch's rows each lies on others.
-        move_to_huge_pages(self._belong.values())
-        self._plan = StorePlan(self._buffers, tuple(self._buffers), self._cursors)
+        move_to_huge_pages(self._buffers.values())
+        self._plan = ColumnStore(self._buffers, self._cursors)
+        self.begin(trainer)
+
+    def _look_up(self, trainer: Any) -> None:
+        self._buffers.update({name: getattr(trainer, name) for name in STORED})
+        if self.options.truncations != "ignore":
+            self._buffers["truncations"] = trainer.truncations
+        if self.valid is not None:
+            self._buffers["valid"] = self.valid
 
     def begin(self, trainer: Any) -> None:
         """Every agent back to the start of its row; looks the trainer's buffers up anew."""
         self._cursors.reset()
         self.full_rows = 0
         self._free = trainer.total_agents
-        self._row: dict[int, int] = {}  # of the first agent of a slice, from its second row on
-        self._belong.update({name: getattr(trainer, name) for name in STORED})
-        if self.options.truncations != "ignore":
-            self._belong["truncations"] = trainer.truncations
-        if self.valid is not None:
-            self._belong["valid"] = self.valid
-        for name, buffer in self._belong.items():
-            beside = self._buffers.get(name)
-            if name == "observations":
-                self._buffers[name] = buffer
-            elif beside is None or beside.numel() != buffer.numel() or beside.dtype != buffer.dtype:
-                rows, times, *rest = buffer.shape
-                self._buffers[name] = empty_buffer((times, rows, *rest), buffer.dtype).transpose(0, 1)
+        self._beyond: set[int] = set()  # slices, by their first agent, whose next row is none
+        self._look_up(trainer)
+        for name, column in self._plan.columns.items():
+            buffer = self._buffers[name]
+            if buffer.dtype != column.dtype or buffer.shape[2:] != column.shape[2:]:
+                self._plan = ColumnStore(self._buffers, self._cursors)  # somebody has put another one there
+                break
+        self._plan.bind(self._buffers)
 
     def store(
         self,
-        agents: slice,
-        step: list[Tensor],
+        start: int,
+        stop: int,
+        step: tuple[Tensor, ...],
         truncations: Any,
         mask: Any,
         gamma: float,
-    ) -> None:
+    ) -> int:
         """One step of a slice of agents.
 
         Args:
-            agents: they must be in one position of their rows.
-            step: tensors `[n, ...]` in the order of `STORED`; what the options ask for changes the list.
+            start, stop: the agents; they must be in one position of their rows.
+            step: tensors `[n, ...]` in the order of `STORED`.
             truncations, mask: `[n]` bool, of which no more is read than the options ask for.
             gamma: discount.
+
+        Returns:
+            Rows that are finished.
 
         Raises:
             RuntimeError: they have filled their rows and no row is free.
         """
-        start, stop = int(agents.start), int(agents.stop)
-        row = self._row.get(start, start)
-        if row + stop - start > self.segments:
+        if self._beyond and start in self._beyond:
             raise RuntimeError(
                 f"hotloop.integrations.pufferlib: agents {start} to {stop - 1} have filled their rows before "
                 f"the others: no row is free of {self.segments} segments"
             )
         if not self._plain:
-            position = self._cursors.position(start)
-            self._apply_options(
+            row, position = int(self._cursors.rows[start]), self._cursors.position(start)
+            step = self._with_options(
                 step, torch.as_tensor(truncations), torch.as_tensor(mask), row, position, gamma
             )
-        values, beside = step[_VALUES], self._buffers["values"]
-        if values.dim() != beside.dim() - 1:  # networks tell them as [n, 1] or as [n]: taken as they come
-            if values.shape == (stop - start, 1):
-                self._buffers["values"] = beside.unsqueeze(2)
-            else:
-                self._buffers["values"] = beside.view(self.segments, self.horizon)
-                step[_VALUES] = values.flatten()
-        self._plan.store(step, start, stop)
-        full_rows = self._native.full_rows
+        full_rows = self._plan.try_store(step, start, stop)
+        if full_rows < 0:
+            full_rows = self._plan.store(step, start, stop)
         if full_rows != self.full_rows:
             self.full_rows = full_rows
-            self._row[start] = self._free
             self._free += stop - start
+            if self._free > self.segments:
+                self._beyond.add(start)
             if full_rows >= self.segments:
-                self._finish()
+                self._plan.spread()
+        return full_rows
 
-    def _finish(self) -> None:
-        """What lies time by time into the rows of the trainer's buffers."""
-        with torch.no_grad():
-            for name, buffer in self._belong.items():
-                if self._buffers[name] is not buffer:
-                    buffer.copy_(self._buffers[name].view_as(buffer))
-
-    def _apply_options(
-        self, step: list[Tensor], truncations: Tensor, mask: Tensor, row: int, position: int, gamma: float
-    ) -> None:
+    def _with_options(
+        self,
+        step: tuple[Tensor, ...],
+        truncations: Tensor,
+        mask: Tensor,
+        row: int,
+        position: int,
+        gamma: float,
+    ) -> tuple[Tensor, ...]:
+        """The step as the options want it, with what they store beyond `STORED`."""
         kind, masks = self.options.truncations, self.options.masks
-        rewards, terminals = step[STORED.index("rewards")], step[STORED.index("terminals")] != 0
-        truncations, mask = truncations != 0, mask != 0
+        observations, actions, logprobs, rewards, terminals, values = step
+        terminals, truncations, mask = terminals != 0, truncations != 0, mask != 0
         if masks:
             terminals = terminals | ~mask  # what is masked out comes after an episode's end
         over = terminals | truncations
         if kind == "previous" and position > 0:
             # r + gamma * V(before) takes the place of r + gamma * V(final observation)
-            before = self._buffers["values"][row : row + len(rewards), position - 1].flatten()
+            before = self._plan.columns["values"][position - 1, row : row + len(rewards)].flatten()
             rewards = rewards + gamma * before * (truncations & ~terminals)
-        step[STORED.index("rewards")] = rewards
-        step[STORED.index("terminals")] = over if kind in ("terminal", "previous") else terminals
-        if kind != "ignore":
-            step.append(truncations)
+        ends = over if kind in ("terminal", "previous") else terminals
+        more: tuple[Tensor, ...] = () if kind == "ignore" else (truncations,)
         if self.valid is not None:
             counts = ~over if kind == "final" else torch.ones_like(over)
-            step.append(counts & mask if masks else counts)
+            more = (*more, counts & mask if masks else counts)
+        return observations, actions, logprobs, rewards, ends, values, *more
 
 
 def evaluate(trainer: Any, rollout: Rollout) -> Any:
@@ -190,33 +187,43 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
             state.zero_()
     rollout.begin(trainer)
     trainer.full_rows = 0
-    while trainer.full_rows < trainer.segments:
+    # What a step looks up is at hand: after the policy's pass nothing is in the processor's caches.
+    store, tensor, normal, gamma = (
+        rollout.store,
+        torch.from_numpy,
+        torch.distributions.Normal,
+        config["gamma"],
+    )
+    array, segments, full_rows = np.ndarray, trainer.segments, 0
+    while full_rows < segments:
         profile("env", epoch)
         observations, rewards, terminals, truncations, _, infos, ids, mask = trainer.vecenv.recv()
         profile("eval_misc", epoch)
-        agents = slice(ids[0], ids[-1] + 1)
+        start, stop = int(ids[0]), int(ids[-1]) + 1
         trainer.global_step += _count(mask)
         profile("eval_copy", epoch)
-        observations, rewards, terminals = _tensor(observations), _tensor(rewards), _tensor(terminals)
+        # from_numpy is a third of as_tensor, which looks for what kind of thing it was given
+        observations = tensor(observations) if type(observations) is array else torch.as_tensor(observations)
+        rewards = tensor(rewards) if type(rewards) is array else torch.as_tensor(rewards)
+        terminals = tensor(terminals) if type(terminals) is array else torch.as_tensor(terminals)
         profile("eval_forward", epoch)
-        context = {"reward": rewards, "done": terminals, "env_id": agents, "mask": mask}
+        context = {"reward": rewards, "done": terminals, "env_id": slice(ids[0], ids[-1] + 1), "mask": mask}
         with torch.no_grad(), trainer.amp_context:
             if recurrent:
-                context["lstm_h"] = trainer.lstm_h[agents.start]
-                context["lstm_c"] = trainer.lstm_c[agents.start]
+                context["lstm_h"] = trainer.lstm_h[start]
+                context["lstm_c"] = trainer.lstm_c[start]
             logits, values = trainer.policy.forward_eval(observations, context)
             actions, logprobs, _ = sample_logits(logits)
             rewards = rewards.clamp(-1, 1)
         # Made without gradients, so what is done with it records none.
         profile("eval_copy", epoch)
         if recurrent:
-            trainer.lstm_h[agents.start] = context["lstm_h"]
-            trainer.lstm_c[agents.start] = context["lstm_c"]
-        step = [observations, actions, logprobs, rewards, terminals, values]
-        rollout.store(agents, step, truncations, mask, config["gamma"])
-        trainer.full_rows = rollout.full_rows
+            trainer.lstm_h[start] = context["lstm_h"]
+            trainer.lstm_c[start] = context["lstm_c"]
+        step = (observations, actions, logprobs, rewards, terminals, values)
+        trainer.full_rows = full_rows = store(start, stop, step, truncations, mask, gamma)
         sent = actions.numpy()
-        if isinstance(logits, torch.distributions.Normal):
+        if isinstance(logits, normal):
             space = trainer.vecenv.action_space
             sent = np.clip(sent, space.low, space.high)
         profile("eval_misc", epoch)
@@ -227,11 +234,6 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
     trainer.free_idx = trainer.total_agents
     profile.end()
     return trainer.stats
-
-
-def _tensor(x: Any) -> Tensor:
-    # from_numpy is a third of as_tensor, which looks for what kind of thing it was given.
-    return torch.from_numpy(x) if type(x) is np.ndarray else torch.as_tensor(x)
 
 
 def _count(mask: Any) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import time
 from collections import defaultdict
 from typing import Any
@@ -14,10 +13,9 @@ from torch import Tensor
 from hotloop import ops
 from hotloop.integrations.pufferlib_fused import FusedLosses
 from hotloop.integrations.pufferlib_minibatch import Minibatch, Outcome, evaluated, exact_losses
-from hotloop.ops import GatherPlan, scatter_
+from hotloop.ops import GatherPlan, PuffDraw, scatter_
 
-GATHERED = ("observations", "actions", "logprobs", "values")  # attributes of PuffeRL
-_MANY = 1 << 15  # below so many steps computing all advantages costs less than picking rows
+_MANY = 1 << 15  # below so many steps computing all advantages costs less than gathering rows
 
 
 def compute_puff_advantage(
@@ -73,87 +71,70 @@ class Training:
         self._host: Any = importlib.import_module("pufferlib.pufferl")
         self._valid = valid
         self._ratio = torch.empty_like(trainer.ratio)
-        self._magnitudes = torch.empty_like(self.advantages)
-        # By row: sums of |A|, their powers, probabilities, and a number that decides who is drawn.
-        self._sums, self._powers, self._chances, self._race = (
-            torch.empty(trainer.segments) for _ in range(4)
-        )
         count = trainer.minibatch_segments
-        # The probabilities of the rows come with them, times the number of rows.
-        scales: dict[Any, float] = {"chances": float(trainer.segments)}
-        self._plan = GatherPlan.allocate(self._leaves(trainer), count, scales=scales)
-        self._rows, self._best = torch.empty(count, dtype=torch.int64), torch.empty(count)
-        self._returns = torch.empty(count, trainer.values.shape[1])
-        self.fused = FusedLosses(trainer, self._plan.out, self._returns) if fused else None
-        self._observations: Tensor = self._plan.out["observations"]
+        self._returns = torch.zeros_like(self.advantages)
+        self._draw = PuffDraw(trainer.segments, trainer.values.shape[1], count)
+        self._plan = GatherPlan.allocate(self._leaves(trainer), count)
+        found: dict[Any, Tensor] = self._plan.out
+        self.fused = FusedLosses(trainer, found, found["returns"]) if fused else None
+        observations = found["observations"]
         if not trainer.config["use_rnn"]:
-            self._observations = self._observations.flatten(0, 1)
-        # A minibatch changes its own rows alone. Where they are few, only they are computed anew.
+            observations = observations.flatten(0, 1)
+        self._minibatch = Minibatch(
+            self._draw.rows, torch.empty(count, 1), observations, found["actions"], found["logprobs"],
+            found["values"], found["advantages"], found["returns"], None,
+        )  # fmt: skip
+        # A minibatch changes its own rows alone, which `PuffDraw.renew` computes anew. Where steps may count
+        # for nothing, or somebody computes advantages in a way of their own, rows are gathered for it.
         self._rows_plan: GatherPlan | None = None
         if trainer.segments >= 4 * count and trainer.values.numel() >= _MANY:
             self._rows_plan = GatherPlan.allocate(self._inputs(trainer), count)
-            self._rows_advantages = torch.zeros(count, trainer.values.shape[1])
-        self._changed: Tensor | None = None
-        # Of which rows the advantages are newer than the sums; None: of all.
-        self._computed: Tensor | None = None
+            self._rows_advantages, self._rows_returns = torch.zeros(2, count, trainer.values.shape[1])
+        self._changed = False
         self._state: tuple[Any, ...] = ()
 
     def begin(self, trainer: Any) -> None:
         """After a rollout: every ratio is 1, every advantage is to be computed."""
         trainer.ratio.fill_(1)
         self.losses = defaultdict(float)
-        self._changed = None
+        self._changed = False
+        self._draw.prepare()
 
     def advantages_of(self, trainer: Any) -> Tensor:
-        """Advantages `[segments, horizon]` under the values and ratios of now, in memory that is used
-        again."""
-        known = self._changed is not None and self._state == self._state_of(trainer)
-        if self._rows_plan is not None and self._changed is not None and known:
-            self._rows_plan.gather(self._inputs(trainer), self._changed)
-            self._compute(trainer, self._rows_plan.out, self._rows_advantages)
-            scatter_([self.advantages], self._changed, [self._rows_advantages])
-            self._computed = self._changed
-        else:
-            self._compute(trainer, self._inputs(trainer), self.advantages)
-            self._computed = None
-        return self.advantages
+        """Advantages `[segments, horizon]` under the values and ratios of now, in memory that is used again;
+        by them the next rows are drawn."""
+        draw, advantages = self._draw, self.advantages
+        if self._changed and self._state == self._state_of(trainer):
+            gamma, gae_lambda, rho_clip, c_clip = self._state[:4]
+            if (
+                self._valid is None
+                and self._host.compute_puff_advantage is compute_puff_advantage
+                and draw.renew(
+                    trainer.values, trainer.rewards, trainer.terminals, trainer.ratio, gamma, gae_lambda,
+                    rho_clip, c_clip, advantages, self._returns,
+                )
+            ):  # fmt: skip
+                return advantages
+            if self._rows_plan is not None:
+                self._rows_plan.gather(self._inputs(trainer), draw.rows)
+                found: dict[Any, Tensor] = self._rows_plan.out
+                self._compute(trainer, found, self._rows_advantages, self._rows_returns)
+                scatter_([advantages, self._returns], draw.rows, [self._rows_advantages, self._rows_returns])
+                draw.sum_up(advantages)
+                return advantages
+        self._compute(trainer, self._inputs(trainer), advantages, self._returns)
+        draw.sum_up(advantages)
+        return advantages
 
     def minibatch(self, trainer: Any, alpha: float, beta: float) -> Minibatch:
         """Draws rows by their advantages, with torch's generator as PuffeRL does, and gathers them."""
-        self._sum_up()
-        rows = self._draw(trainer.minibatch_segments, alpha)
+        draw, minibatch = self._draw, self._minibatch
+        rows = draw.draw(alpha)
         self._plan.gather(self._leaves(trainer), rows)
-        found: dict[Any, Tensor] = self._plan.out
-        advantages, values, valid = found["advantages"], found["values"], found.get("valid")
-        return Minibatch(
-            rows, found["chances"].pow(-beta).unsqueeze(1), self._observations, found["actions"],
-            found["logprobs"], values, advantages, torch.add(advantages, values, out=self._returns),
-            None if valid is None else valid.bool(),
-        )  # fmt: skip
-
-    def _sum_up(self) -> None:
-        """|A| by row. The sums are torch's: in another order their last bits would differ, and with them the
-        rows drawn."""
-        if self._computed is None:
-            torch.sum(torch.abs(self.advantages, out=self._magnitudes), dim=1, out=self._sums)
-        else:  # torch sums a row in the same order, whatever rows there are beside it
-            scatter_([self._sums], self._computed, [self._rows_advantages.abs().sum(dim=1)])
-
-    def _draw(self, count: int, alpha: float) -> Tensor:
-        """`count` rows without replacement, as PuffeRL draws them: its operations, in place, where what it
-        looks for beside them (NaN, infinities, a distribution of zeros) can be seen by one number."""
-        powers = torch.pow(self._sums, alpha, out=self._powers)
-        total = powers.sum()
-        if count == 1 or not math.isfinite(total.item()):
-            powers.nan_to_num_(0, 0, 0)
-            total = powers.sum()
-            torch.add(powers, 1e-6, out=self._chances).div_(total.add_(1e-6))
-            return torch.multinomial(self._chances, count)
-        torch.add(powers, 1e-6, out=self._chances).div_(total.add_(1e-6))
-        # What torch.multinomial does once it has checked its argument, with its draws and in its memory.
-        torch.div(self._chances, self._race.exponential_(1), out=self._race)
-        torch.topk(self._race, count, out=(self._best, self._rows))
-        return self._rows
+        torch.pow(draw.picked, -beta, out=minibatch.weights)
+        if self._valid is None:
+            return minibatch
+        return minibatch._replace(valid=self._plan.out["valid"].bool())
 
     def losses_of(self, trainer: Any, minibatch: Minibatch) -> Outcome:
         """Trains nothing yet: the policy's pass over a minibatch and its losses. Ratios and values are
@@ -168,10 +149,10 @@ class Training:
             found = evaluated(minibatch, logits)
             profile("train_misc", epoch)
             outcome = exact_losses(trainer, minibatch, *found, values)
-        self._changed, self._state = minibatch.rows, self._state_of(trainer)
+        self._changed, self._state = True, self._state_of(trainer)
         return outcome
 
-    def _compute(self, trainer: Any, inputs: dict[Any, Tensor], out: Tensor) -> None:
+    def _compute(self, trainer: Any, inputs: dict[Any, Tensor], out: Tensor, returns: Tensor) -> None:
         ratio = inputs["ratio"]
         if "valid" in inputs:
             # Without weight a step's advantage is 0, and the trace ends there.
@@ -179,14 +160,20 @@ class Training:
         compute = self._host.compute_puff_advantage
         arguments = inputs["values"], inputs["rewards"], inputs["terminals"], ratio
         if compute is compute_puff_advantage:  # the last column of `out` is 0 anyhow
-            ops.puff_advantage(*arguments, *_coefficients(trainer), out=out)
+            ops.puff_advantage(*arguments, *_coefficients(trainer), returns=returns, out=out)
         else:  # somebody has put one of their own there
             compute(*arguments, out, *_coefficients(trainer))
+            torch.add(out, inputs["values"], out=returns)
 
     def _state_of(self, trainer: Any) -> tuple[Any, ...]:
-        """Changes when somebody else writes into what advantages are computed from."""
-        inputs = self._inputs(trainer).values()
-        return (*_coefficients(trainer), *((id(x), x._version) for x in inputs))
+        """The coefficients, and what changes when somebody else writes into what advantages are computed
+        from."""
+        values, rewards, terminals, ratio = trainer.values, trainer.rewards, trainer.terminals, trainer.ratio
+        known = (
+            *_coefficients(trainer), id(values), values._version, id(rewards), rewards._version,
+            id(terminals), terminals._version, id(ratio), ratio._version,
+        )  # fmt: skip
+        return known if self._valid is None else (*known, self._valid._version)
 
     def _inputs(self, trainer: Any) -> dict[Any, Tensor]:
         inputs = {name: getattr(trainer, name) for name in ("values", "rewards", "terminals", "ratio")}
@@ -205,8 +192,14 @@ class Training:
         return float("nan") if variance == 0 else (1 - (returns - predicted).var() / variance).item()
 
     def _leaves(self, trainer: Any) -> dict[Any, Tensor]:
-        leaves = {name: getattr(trainer, name) for name in GATHERED}
-        leaves["advantages"], leaves["chances"] = self.advantages, self._chances
+        leaves = {
+            "observations": trainer.observations,
+            "actions": trainer.actions,
+            "logprobs": trainer.logprobs,
+            "values": trainer.values,
+            "advantages": self.advantages,
+            "returns": self._returns,
+        }
         if self._valid is not None:
             leaves["valid"] = self._valid
         return leaves
@@ -248,8 +241,8 @@ def train(trainer: Any, training: Training) -> Any:
 
 
 def _coefficients(trainer: Any) -> tuple[float, ...]:
-    names = ("gamma", "gae_lambda", "vtrace_rho_clip", "vtrace_c_clip")
-    return tuple(trainer.config[name] for name in names)
+    config = trainer.config
+    return config["gamma"], config["gae_lambda"], config["vtrace_rho_clip"], config["vtrace_c_clip"]
 
 
 def _finish_epoch(trainer: Any, losses: defaultdict[str, float]) -> Any:

@@ -1,6 +1,6 @@
 """The native ops. Each has a slow, obvious twin of the same name in `hotloop.ops.reference`; `ActPlan`,
-`CategoricalPPO`, `SamplePlan` and `StepEndPlan`, which join several ops for the loop, are measured by these,
-or by operations of torch.
+`CategoricalPPO`, `ColumnStore`, `PuffDraw`, `SamplePlan` and `StepEndPlan`, which join several ops for a
+loop, are measured by these, or by operations of torch.
 
 Every op is also registered as `torch.ops.hotloop.<name>` and traces under `torch.compile(fullgraph=True)`.
 """
@@ -10,6 +10,7 @@ from hotloop.ops.adam import adam_
 from hotloop.ops.categorical import categorical_evaluate, categorical_sample
 from hotloop.ops.categorical_ppo import CategoricalPPO, PPORows, PPOSettings
 from hotloop.ops.clip_grad_norm import clip_grad_norm_
+from hotloop.ops.column_store import ColumnStore
 from hotloop.ops.delta_lambda import delta_lambda
 from hotloop.ops.determinism import determinism
 from hotloop.ops.discounted_return import discounted_return
@@ -27,6 +28,7 @@ from hotloop.ops.pixel_linear import (
 )
 from hotloop.ops.ppo_loss import PPO_STATISTICS, ppo_loss
 from hotloop.ops.puff_advantage import puff_advantage
+from hotloop.ops.puff_draw import PuffDraw
 from hotloop.ops.retrace import retrace
 from hotloop.ops.return_moments import return_moments
 from hotloop.ops.reverse_scan import reverse_scan
@@ -51,10 +53,12 @@ __all__ = [
     "ActPlan",
     "AdvantageSummary",
     "CategoricalPPO",
+    "ColumnStore",
     "GatherPlan",
     "LastActions",
     "PPORows",
     "PPOSettings",
+    "PuffDraw",
     "RowCursors",
     "SamplePlan",
     "StagePlan",
