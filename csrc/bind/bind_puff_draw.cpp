@@ -21,8 +21,8 @@ struct PuffDraw {
   std::vector<uint64_t> scratch;
   std::vector<int64_t> changed;
 
-  PuffDraw(py::object sums_, py::object powers_, py::object chances_, py::object race_, py::object rows_,
-           py::object picked_)
+  PuffDraw(const py::object& sums_, const py::object& powers_, const py::object& chances_, const py::object& race_,
+           const py::object& rows_, const py::object& picked_)
       : held(py::make_tuple(sums_, powers_, chances_, race_, rows_, picked_)) {
     const View first = read_tensor(kOp, "sums", sums_.ptr());
     expect_ndim(kOp, "sums", first, 1, "[S]");
