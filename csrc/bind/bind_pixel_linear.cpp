@@ -22,6 +22,15 @@ void expect_whole_rows(const char* op, const char* arg, const View& view) {
   }
 }
 
+// A matrix whose rows the kernels read, or write, number by number.
+View read_rows(const char* op, const char* arg, PyObject* object, const char* layout, DType dtype) {
+  const View view = read_tensor(op, arg, object);
+  expect_ndim(op, arg, view, 2, layout);
+  expect_dtype(op, arg, view, dtype);
+  expect_whole_rows(op, arg, view);
+  return view;
+}
+
 // Kept by the thread, for the weights of a policy are written as digits once a step and memory of their size would be
 // given back to the system, and faulted in again, every time.
 int8_t* digits_room(int64_t bytes) {
@@ -35,15 +44,11 @@ int8_t* digits_room(int64_t bytes) {
 
 // args: pixels, weight, bias, out
 void pixel_linear_checked(PyObject* const* args) {
-  const View pixels = read_tensor(kOp, "pixels", args[0]);
-  const View weight = read_tensor(kOp, "weight", args[1]);
+  const View pixels = read_rows(kOp, "pixels", args[0], "[N, in_features]", DType::u8);
+  const View weight = read_rows(kOp, "weight", args[1], "[out_features, in_features]", DType::f32);
   const View bias = read_optional(kOp, "bias", args[2]);
   const View out = read_tensor(kOp, "out", args[3]);
-  expect_ndim(kOp, "pixels", pixels, 2, "[N, in_features]");
-  expect_dtype(kOp, "pixels", pixels, DType::u8);
-  expect_ndim(kOp, "weight", weight, 2, "[out_features, in_features]");
   expect_shape(kOp, "weight", weight, {weight.shape[0], pixels.shape[1]}, "[out_features, in_features]");
-  expect_dtype(kOp, "weight", weight, DType::f32);
   if (pixels.shape[1] > kByteTerms) {
     value_error(kOp, "pixels", "of at most " + std::to_string(kByteTerms) + " in_features",
                 std::to_string(pixels.shape[1]));
@@ -53,8 +58,6 @@ void pixel_linear_checked(PyObject* const* args) {
     expect_dtype(kOp, "bias", bias, DType::f32);
   }
   expect_output(kOp, "out", out, {pixels.shape[0], weight.shape[0]}, "[N, out_features]", DType::f32);
-  expect_whole_rows(kOp, "pixels", pixels);
-  expect_whole_rows(kOp, "weight", weight);
   expect_whole_rows(kOp, "out", out);
   expect_disjoint(kOp, "out", out, "pixels", pixels);
   expect_disjoint(kOp, "out", out, "weight", weight);
@@ -83,17 +86,11 @@ void pixel_linear_checked(PyObject* const* args) {
 
 // args: pixels, grad, out
 void pixel_linear_grad_checked(PyObject* const* args) {
-  const View pixels = read_tensor(kGradOp, "pixels", args[0]);
-  const View grad = read_tensor(kGradOp, "grad", args[1]);
+  const View pixels = read_rows(kGradOp, "pixels", args[0], "[N, in_features]", DType::u8);
+  const View grad = read_rows(kGradOp, "grad", args[1], "[N, out_features]", DType::f32);
   const View out = read_tensor(kGradOp, "out", args[2]);
-  expect_ndim(kGradOp, "pixels", pixels, 2, "[N, in_features]");
-  expect_dtype(kGradOp, "pixels", pixels, DType::u8);
-  expect_ndim(kGradOp, "grad", grad, 2, "[N, out_features]");
   expect_shape(kGradOp, "grad", grad, {pixels.shape[0], grad.shape[1]}, "[N, out_features]");
-  expect_dtype(kGradOp, "grad", grad, DType::f32);
   expect_output(kGradOp, "out", out, {grad.shape[1], pixels.shape[1]}, "[out_features, in_features]", DType::f32);
-  expect_whole_rows(kGradOp, "pixels", pixels);
-  expect_whole_rows(kGradOp, "grad", grad);
   expect_whole_rows(kGradOp, "out", out);
   expect_disjoint(kGradOp, "out", out, "pixels", pixels);
   expect_disjoint(kGradOp, "out", out, "grad", grad);
