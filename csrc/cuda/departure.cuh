@@ -38,21 +38,30 @@ struct DepartureInputs {
            a.time_stride == b.time_stride;
   }
 
-  HL_DEVICE DepartureStep<T> load(int64_t row, int64_t t) const {
+  template <class Inputs, class Visit>
+  HL_EITHER static void arrays(Inputs& in, Visit& visit) {
+    visit.required(in.rewards);
+    visit.numbers(in.values, in.baseline, in.truncation_values, in.importance);
+    visit.flags(in.terminated, in.truncated, in.valid);
+    visit.columns(in.last_values);
+    visit.discounts(in.discounts);
+  }
+
+  // What is given is read whether a flag asks for it or not: a load that waits for a flag comes a latency later.
+  template <class I>
+  HL_DEVICE DepartureStep<T> load(I row, I t) const {
     DepartureStep<T> s;
     const bool is_terminated = flag_or<T>(terminated, row, t, false);
     const bool is_truncated = flag_or<T>(truncated, row, t, false);
     s.valid = flag_or<T>(valid, row, t, true);
     s.ends = is_terminated | is_truncated;
-    s.continues = !s.ends & (t + 1 < horizon);
+    s.continues = !s.ends & (t + 1 < static_cast<I>(horizon));
     s.reward = load_or<T>(rewards, row, t, T(0));
     s.value = load_or<T>(values, row, t, T(0));
     s.baseline = baseline_is_values ? s.value : load_or<T>(baseline, row, t, T(0));
-    s.bootstrap = T(0);
-    if (!is_terminated) {
-      s.bootstrap = is_truncated ? load_or<T>(truncation_values, row, t, T(0))
-                                 : load_later<T>(values, last_values, horizon, row, t);
-    }
+    const T beyond = load_or<T>(truncation_values, row, t, T(0));
+    const T later = load_later<T>(values, last_values, horizon, row, t);
+    s.bootstrap = is_terminated ? T(0) : is_truncated ? beyond : later;
     s.ratio = kRatioShift != 0 ? load_later<T>(importance, Array{}, horizon, row, t)
                                : load_or<T>(importance, row, t, T(0));
     return s;
@@ -78,14 +87,22 @@ struct DepartureEstimator {
   DepartureEstimator(const DepartureArgs& args, const Formula& f, const Matrix& y, const Matrix& y_plus)
       : rows(args.rows), horizon(args.horizon), in(args), formula(f), result(y), target(y_plus) {}
 
-  HL_DEVICE Affine<T> step(int64_t row, int64_t t) const {
+  template <class E, class Visit>
+  HL_EITHER static void arrays(E& e, Visit& visit) {
+    DepartureInputs<T, Formula::kRatioShift>::arrays(e.in, visit);
+    visit.numbers(e.result, e.target);
+  }
+
+  template <class I>
+  HL_DEVICE Affine<T> step(I row, I t) const {
     const DepartureStep<T> s = in.load(row, t);
     const Affine<T> affine = formula.step(s, in.discounts.of(row));
     const T idle = formula.idle(s);
     return {s.valid ? affine.a : T(0), s.valid ? affine.b : idle};
   }
 
-  HL_DEVICE void emit(int64_t row, int64_t t, T y, T) const {
+  template <class I>
+  HL_DEVICE void emit(I row, I t, T y, T) const {
     if (result.given()) store_at(result, row, t, y);
     if (target.given()) store_at(target, row, t, y + load_or<T>(in.baseline, row, t, T(0)));
   }

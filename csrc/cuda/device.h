@@ -7,6 +7,9 @@
 #include <cuda_runtime.h>
 
 #define HL_DEVICE __device__ __forceinline__
+#define HL_EITHER __host__ __device__ __forceinline__
+// What the compiler may take for granted.
+#define HL_ASSUME(truth) __builtin_assume(truth)
 #define HL_UNROLL _Pragma("unroll")
 #define HL_ROLLED _Pragma("unroll 1")
 // An array that the threads of a block share; as a parameter: template <class Array>, Array& name.
@@ -20,6 +23,8 @@
 #else  // the runner's simt.h was included by the compiler's command line
 
 #define HL_DEVICE inline
+#define HL_EITHER inline
+#define HL_ASSUME(truth)
 #define HL_UNROLL
 #define HL_ROLLED
 #define HL_SHARED(T, name, count)                                  \

@@ -18,7 +18,8 @@ struct Discounts {
         gammas(d.gammas),
         gae_lambdas(d.gae_lambdas) {}
 
-  HL_DEVICE Discount<T> of(int64_t row) const {
+  template <class I>
+  HL_DEVICE Discount<T> of(I row) const {
     return make_discount(load_or<T>(gammas, row, 0, gamma), load_or<T>(gae_lambdas, row, 0, gae_lambda));
   }
 };

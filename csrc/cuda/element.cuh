@@ -1,12 +1,18 @@
 // Reading and writing one element of any floating or flag dtype as the number of the arithmetic. The dtype is the same
 // for all threads, so its switch does not diverge.
 #pragma once
+#include <type_traits>
+
 #include "device.h"
 #include "../core/half.h"
 #include "../core/view.h"
 
 namespace hotloop {
 namespace device {
+
+// Of an argument that is converted to the type that another one has.
+template <class I>
+using Same = std::common_type_t<I>;
 
 // A Matrix with its strides in bytes: whatever the dtype, an element has one address, and a loop keeps one pointer.
 struct Array {
@@ -21,8 +27,14 @@ struct Array {
         time_bytes(m.time_stride * itemsize(m.dtype)),
         dtype(m.dtype) {}
 
-  HL_DEVICE bool given() const { return data != nullptr; }
-  HL_DEVICE const char* at(int64_t row, int64_t t) const { return data + row * row_bytes + t * time_bytes; }
+  HL_EITHER bool given() const { return data != nullptr; }
+  // I: int64_t, or int32_t where that reaches every byte.
+  template <class I>
+  HL_DEVICE const char* at(I row, Same<I> t) const {
+    const I offset = row * static_cast<I>(row_bytes) + t * static_cast<I>(time_bytes);
+    if constexpr (sizeof(I) == 4) return data + static_cast<uint32_t>(offset);
+    return data + offset;
+  }
 };
 
 template <class T>
@@ -49,30 +61,36 @@ HL_DEVICE void store_element(char* place, DType dtype, T value) {
   }
 }
 
-template <class T>
-HL_DEVICE T load_at(const Array& m, int64_t row, int64_t t) {
+template <class T, class I>
+HL_DEVICE T load_at(const Array& m, I row, Same<I> t) {
   return load_element<T>(m.at(row, t), m.dtype);
 }
 
 // An absent matrix is read as `otherwise`.
-template <class T>
-HL_DEVICE T load_or(const Array& m, int64_t row, int64_t t, T otherwise) {
+template <class T, class I>
+HL_DEVICE T load_or(const Array& m, I row, Same<I> t, T otherwise) {
   return m.given() ? load_at<T>(m, row, t) : otherwise;
 }
 
-template <class T>
-HL_DEVICE bool flag_or(const Array& m, int64_t row, int64_t t, bool otherwise) {
+template <class T, class I>
+HL_DEVICE bool flag_or(const Array& m, I row, Same<I> t, bool otherwise) {
   return m.given() ? load_at<T>(m, row, t) != T(0) : otherwise;
 }
 
-// What `m` holds one step later; the column `last` (zero where absent) after the last step.
-template <class T>
-HL_DEVICE T load_later(const Array& m, const Array& last, int64_t horizon, int64_t row, int64_t t) {
-  return t + 1 == horizon ? load_or<T>(last, row, 0, T(0)) : load_or<T>(m, row, t + 1, T(0));
+// What `m` holds one step later; the column `last` (zero where absent) after the last step. One load and no branch around
+// it: the loads of several steps are to be on their way at once.
+template <class T, class I>
+HL_DEVICE T load_later(const Array& m, const Array& last, int64_t horizon, I row, Same<I> t) {
+  const bool beyond = t + 1 == static_cast<I>(horizon), from_last = beyond && last.given();
+  const char* const inside = m.at(row, beyond ? t : t + 1);
+  const DType dtype = from_last ? last.dtype : m.dtype;
+  if (!m.given() && !from_last) return T(0);
+  const T found = load_element<T>(from_last ? last.at(row, 0) : inside, dtype);
+  return beyond && !from_last ? T(0) : found;
 }
 
-template <class T>
-HL_DEVICE void store_at(const Array& m, int64_t row, int64_t t, T value) {
+template <class T, class I>
+HL_DEVICE void store_at(const Array& m, I row, Same<I> t, T value) {
   store_element<T>(const_cast<char*>(m.at(row, t)), m.dtype, value);
 }
 

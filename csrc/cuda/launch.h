@@ -21,7 +21,7 @@ static inline ScanPath scan_path(int64_t rows, int64_t horizon, bool rows_touch,
   return choose_scan_path(rows, horizon, rows_touch, options.exact);
 }
 
-constexpr int64_t kSegmentBytes = 12;  // of float: two numbers and a flag
+constexpr int64_t kSegmentBytes = 8;  // two numbers of float
 
 // The sums of chunks, where a shape needs them.
 static inline int64_t scan_scratch_bytes(int64_t rows, int64_t horizon, const LaunchOptions& options) {

@@ -7,7 +7,7 @@
 namespace hotloop {
 namespace device {
 
-static_assert(sizeof(Segment<float>) == kSegmentBytes, "scratch is counted in these");
+static_assert(sizeof(Segment<float, true>) == kSegmentBytes, "scratch is counted in these");
 
 inline int packed_width(int64_t horizon) {
   int width = 1;
@@ -15,45 +15,48 @@ inline int packed_width(int64_t horizon) {
   return width;
 }
 
-template <class E>
+template <Access kAccess, class E>
 cudaError_t launch_tree(const E& e, ScanPath path, const Launch& launch) {
   using T = typename E::Number;
   if (path == ScanPath::warp) {
-    HL_LAUNCH((scan_warp_kernel<E>), blocks_for(e.rows, kWarpPathThreads / kWarp), kWarpPathThreads, 0,
+    HL_LAUNCH((scan_warp_kernel<kAccess, E>), blocks_for(e.rows, kWarpPathThreads / kWarp), kWarpPathThreads, 0,
               launch.stream, e);
     return cudaGetLastError();
   }
   if (path == ScanPath::block) {
-    HL_LAUNCH((scan_block_kernel<true, E>), blocks_for(e.rows, 1), kBlockThreads, 0, launch.stream, e, e.horizon,
-              int64_t{1}, static_cast<Segment<T>*>(nullptr));
+    HL_LAUNCH((scan_block_kernel<true, kAccess, E>), blocks_for(e.rows, 1), kBlockThreads, 0, launch.stream, e,
+              e.horizon, int64_t{1}, static_cast<SegmentOf<E>*>(nullptr));
     return cudaGetLastError();
   }
   const int64_t chunks = scan_chunks(e.horizon);
-  auto* sums = static_cast<Segment<T>*>(launch.scratch);
+  auto* sums = static_cast<SegmentOf<E>*>(launch.scratch);
   if (sums == nullptr) return cudaErrorInvalidValue;
   const unsigned blocks = blocks_for(e.rows * chunks, 1);
-  HL_LAUNCH((scan_block_kernel<false, E>), blocks, kBlockThreads, 0, launch.stream, e, kChunkSteps, chunks, sums);
+  HL_LAUNCH((scan_block_kernel<false, kAccess, E>), blocks, kBlockThreads, 0, launch.stream, e, kChunkSteps,
+            chunks, sums);
   cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) return error;
-  HL_LAUNCH((scan_carries_kernel<T>), blocks_for(e.rows, kCarryThreads), kCarryThreads, 0, launch.stream, e.rows,
-            chunks, sums);
+  HL_LAUNCH((scan_carries_kernel<T, E::kCut>), blocks_for(e.rows, kCarryThreads), kCarryThreads, 0, launch.stream,
+            e.rows, chunks, sums);
   error = cudaGetLastError();
   if (error != cudaSuccess) return error;
-  HL_LAUNCH((scan_block_kernel<true, E>), blocks, kBlockThreads, 0, launch.stream, e, kChunkSteps, chunks, sums);
+  HL_LAUNCH((scan_block_kernel<true, kAccess, E>), blocks, kBlockThreads, 0, launch.stream, e, kChunkSteps, chunks,
+            sums);
   return cudaGetLastError();
 }
 
-template <class E>
+template <Access kAccess, class E>
 cudaError_t launch_exact(const E& e, ScanPath path, const Launch& launch) {
   if (path == ScanPath::lanes) {
-    HL_LAUNCH((scan_lanes_kernel<E>), blocks_for(e.rows, kLaneThreads), kLaneThreads, 0, launch.stream, e);
+    constexpr Access kLanes = kAccess == Access::any ? Access::any : Access::rows;
+    HL_LAUNCH((scan_lanes_kernel<kLanes, E>), blocks_for(e.rows, kLaneThreads), kLaneThreads, 0, launch.stream, e);
   } else if (path == ScanPath::packed) {
     const int width = packed_width(e.horizon);
     if (width > kWarp) return cudaErrorInvalidValue;
-    HL_LAUNCH((scan_packed_kernel<E>), blocks_for(e.rows * width, kPackedThreads), kPackedThreads, 0,
+    HL_LAUNCH((scan_packed_kernel<kAccess, E>), blocks_for(e.rows * width, kPackedThreads), kPackedThreads, 0,
               launch.stream, e, width);
   } else {
-    HL_LAUNCH((scan_tile_kernel<E>), blocks_for(e.rows, kTileRows), kTileThreads, 0, launch.stream, e);
+    HL_LAUNCH((scan_tile_kernel<kAccess, E>), blocks_for(e.rows, kTileRows), kTileThreads, 0, launch.stream, e);
   }
   return cudaGetLastError();
 }
@@ -66,11 +69,14 @@ cudaError_t launch_scan(const E& e, bool rows_touch, const Launch& launch) {
   LaunchOptions options = launch.options;
   if constexpr (kTree) {
     const ScanPath path = scan_path(e.rows, e.horizon, rows_touch, options);
-    return is_exact(path) ? launch_exact(e, path, launch) : launch_tree(e, path, launch);
+    const bool plain = path == ScanPath::lanes ? can_be_read<Access::rows>(e) : can_be_read<Access::steps>(e);
+    if (!is_exact(path))
+      return plain ? launch_tree<Access::steps>(e, path, launch) : launch_tree<Access::any>(e, path, launch);
+    return plain ? launch_exact<Access::steps>(e, path, launch) : launch_exact<Access::any>(e, path, launch);
   } else {
     options.exact = true;
     if (options.forced >= 0 && !is_exact(static_cast<ScanPath>(options.forced))) options.forced = -1;
-    return launch_exact(e, scan_path(e.rows, e.horizon, rows_touch, options), launch);
+    return launch_exact<Access::any>(e, scan_path(e.rows, e.horizon, rows_touch, options), launch);
   }
 }
 

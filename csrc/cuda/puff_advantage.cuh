@@ -33,16 +33,26 @@ struct PuffEstimator {
         rho_clip(static_cast<T>(p.rho_clip)),
         c_clip(static_cast<T>(p.c_clip)) {}
 
-  HL_DEVICE Affine<T> step(int64_t row, int64_t t) const {
-    // Nothing is known of what arrives after the last step, where the caller has not told.
-    if (t + 1 == horizon && !next_values.given()) return {T(0), T(0)};
-    return puff_step(discounts.of(row), rho_clip, c_clip, load_at<T>(values, row, t),
-                     load_later<T>(values, next_values, horizon, row, t),
-                     load_later<T>(rewards, next_rewards, horizon, row, t),
-                     load_later<T>(dones, next_dones, horizon, row, t), load_at<T>(importance, row, t));
+  template <class E, class Visit>
+  HL_EITHER static void arrays(E& e, Visit& visit) {
+    visit.required(e.values, e.rewards, e.dones, e.importance, e.advantages);
+    visit.numbers(e.returns);
+    visit.columns(e.next_values, e.next_rewards, e.next_dones);
+    visit.discounts(e.discounts);
   }
 
-  HL_DEVICE void emit(int64_t row, int64_t t, T y, T) const {
+  template <class I>
+  HL_DEVICE Affine<T> step(I row, I t) const {
+    const Affine<T> known = puff_step(
+        discounts.of(row), rho_clip, c_clip, load_at<T>(values, row, t),
+        load_later<T>(values, next_values, horizon, row, t), load_later<T>(rewards, next_rewards, horizon, row, t),
+        load_later<T>(dones, next_dones, horizon, row, t), load_at<T>(importance, row, t));
+    // Nothing is known of what arrives after the last step, where the caller has not told.
+    return t + 1 == static_cast<I>(horizon) && !next_values.given() ? Affine<T>{T(0), T(0)} : known;
+  }
+
+  template <class I>
+  HL_DEVICE void emit(I row, I t, T y, T) const {
     store_at(advantages, row, t, y);
     if (returns.given()) store_at(returns, row, t, y + load_at<T>(values, row, t));
   }

@@ -70,22 +70,28 @@ static __global__ void __launch_bounds__(kDrawThreads) sequential_kernel(const D
   d.put_weight(j, 1.0);
 }
 
-// One block. Fisher and Yates from the top down: a chain of exchanges that one thread makes, with numbers that all of
-// them draw. `order` is room for the segments.
-static __global__ void __launch_bounds__(kDrawThreads, 1) permutation_kernel(const Draw d, int32_t* order) {
-  HL_SHARED(uint64_t, bits, kDrawThreads);
+constexpr int kShuffledInShared = 8192;  // segments: 32 KiB
+
+// floor(random * bound / 2^64) from 32-bit halves
+HL_DEVICE uint64_t scaled_bits(uint64_t random, uint64_t bound) {
+  const uint64_t low = (random & 0xffffffffull) * bound;
+  return ((random >> 32) * bound + (low >> 32)) >> 32;
+}
+
+// Fisher and Yates from the top down: a chain of exchanges that one thread makes, with partners that all of them draw.
+template <class Order, class Partners>
+HL_DEVICE void shuffle_in_block(const Draw& d, Order& order, Partners& partners) {
   const int64_t thread = threadIdx.x;
   for (int64_t i = thread; i < d.segments; i += kDrawThreads) order[i] = static_cast<int32_t>(i);
   const RandomKey key{d.seed, d.epoch, 0, kStreamPermutation};
   for (int64_t first = (d.segments - 1) / kDrawThreads * kDrawThreads; first >= 0; first -= kDrawThreads) {
     const int64_t end = first + kDrawThreads < d.segments ? first + kDrawThreads : d.segments;
-    if (first + thread < end) bits[thread] = random_bits64(key, static_cast<uint64_t>(first + thread));
+    const auto mine = static_cast<uint64_t>(first + thread);
+    if (first + thread < end)
+      partners[thread] = static_cast<int32_t>(scaled_bits(random_bits64(key, mine), mine + 1));
     __syncthreads();
     for (int64_t i = end - 1; thread == 0 && i >= first && i >= 1; --i) {
-      const uint64_t random = bits[i - first], bound = static_cast<uint64_t>(i) + 1;
-      // floor(random * bound / 2^64) from 32-bit halves
-      const uint64_t low = (random & 0xffffffffull) * bound;
-      const uint64_t j = ((random >> 32) * bound + (low >> 32)) >> 32;
+      const int32_t j = partners[i - first];
       const int32_t moved = order[i];
       order[i] = order[j];
       order[j] = moved;
@@ -96,6 +102,17 @@ static __global__ void __launch_bounds__(kDrawThreads, 1) permutation_kernel(con
   for (int64_t j = thread; j < d.count; j += kDrawThreads) {
     d.put(j, order[(start + j) % d.segments]);
     d.put_weight(j, 1.0);
+  }
+}
+
+// One block. `order` is room for the segments, for more than fit into shared memory.
+static __global__ void __launch_bounds__(kDrawThreads, 1) permutation_kernel(const Draw d, int32_t* order) {
+  HL_SHARED(int32_t, partners, kDrawThreads);
+  HL_SHARED(int32_t, near, kShuffledInShared);
+  if (d.segments <= kShuffledInShared) {
+    shuffle_in_block(d, near, partners);
+  } else {
+    shuffle_in_block(d, order, partners);
   }
 }
 
@@ -252,11 +269,12 @@ static __global__ void __launch_bounds__(kDrawThreads, 1)
 constexpr int kWalked = 512;  // segments that are staged at once
 
 // One block: equidistant points over the segments in random order, each as long as its inclusion probability (Madow
-// 1949). One thread walks the row; all of them fetch it.
+// 1949). One thread walks the row; all of them fetch it, and write what was taken.
 static __global__ void __launch_bounds__(kDrawThreads, 1)
     systematic_kernel(const Draw d, const Key* keys, const Totals* totals) {
   HL_SHARED(double, wide, kWalked);
   HL_SHARED(int64_t, index, kWalked);
+  HL_SHARED(int64_t, place, kWalked);  // in the minibatch; -1: not taken
   const int64_t thread = threadIdx.x;
   const bool all = d.count == d.segments;
   const double scale = all ? HUGE_VAL : totals->scale;
@@ -290,10 +308,15 @@ static __global__ void __launch_bounds__(kDrawThreads, 1)
         }
         --left;
       }
-      if (!take) continue;
-      const double included = w * scale;
-      d.put(taken, index[n]);
-      d.put_weight(taken++, factor * (included < 1.0 ? included : 1.0));
+      place[n] = take ? taken++ : -1;
+    }
+    __syncthreads();
+    for (int64_t n = thread; n < size; n += kDrawThreads) {
+      const int64_t j = place[n];
+      if (j < 0) continue;
+      const double included = wide[n] * scale;
+      d.put(j, index[n]);
+      d.put_weight(j, factor * (included < 1.0 ? included : 1.0));
     }
     __syncthreads();
   }

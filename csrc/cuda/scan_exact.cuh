@@ -1,5 +1,6 @@
 // The paths whose additions have the order of the CPU: each row is walked step by step.
 #pragma once
+#include "plain.cuh"
 #include "scan.cuh"
 
 namespace hotloop {
@@ -9,17 +10,19 @@ constexpr int kLaneThreads = 128, kLaneBlocks = 6;  // blocks a multiprocessor: 
 
 // A thread a row: coalesced where neighbouring rows are contiguous. The inputs of a step are asked for before the one
 // before it is finished.
-template <class E>
-__global__ void __launch_bounds__(kLaneThreads, kLaneBlocks) scan_lanes_kernel(const E e) {
+template <Access kAccess, class E>
+__global__ void __launch_bounds__(kLaneThreads, kLaneBlocks) scan_lanes_kernel(const E given) {
   using T = typename E::Number;
-  const int64_t row = global_thread();
-  if (row >= e.rows) return;
+  using I = Index<kAccess>;
+  const E e = as_read<kAccess>(given);
+  if (global_thread() >= e.rows) return;
+  const I row = static_cast<I>(global_thread()), horizon = static_cast<I>(e.horizon);
   T y = T(0);
-  Affine<T> step = e.step(row, step_number<E>(e.horizon, 0));
+  Affine<T> step = e.step(row, step_number<E>(e.horizon, I(0)));
   HL_ROLLED
-  for (int64_t i = 0; i < e.horizon; ++i) {
+  for (I i = 0; i < horizon; ++i) {
     Affine<T> next{T(0), T(0)};
-    if (i + 1 < e.horizon) next = e.step(row, step_number<E>(e.horizon, i + 1));
+    if (i + 1 < horizon) next = e.step(row, step_number<E>(e.horizon, i + 1));
     const T before = y;
     y = follow<E::kCut>(step, before);
     e.emit(row, step_number<E>(e.horizon, i), y, before);
@@ -31,14 +34,16 @@ constexpr int kPackedThreads = 128, kPackedBlocks = 8;
 
 // `width` lanes a row, a power of two; lane i has scan step i. A result goes from lane to lane, horizon - 1 times, which
 // is less than the loads take.
-template <class E>
-__global__ void __launch_bounds__(kPackedThreads, kPackedBlocks) scan_packed_kernel(const E e, const int width) {
+template <Access kAccess, class E>
+__global__ void __launch_bounds__(kPackedThreads, kPackedBlocks)
+    scan_packed_kernel(const E given, const int width) {
   using T = typename E::Number;
+  using I = Index<kAccess>;
+  const E e = as_read<kAccess>(given);
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int i = lane & (width - 1);
-  const int64_t row = global_thread() / width;
-  const bool active = row < e.rows && i < e.horizon;
-  const int64_t t = step_number<E>(e.horizon, i);
+  const bool active = global_thread() / width < e.rows && i < e.horizon;
+  const I row = static_cast<I>(global_thread() / width), t = step_number<E>(e.horizon, static_cast<I>(i));
   Affine<T> step{T(0), T(0)};
   if (active) step = e.step(row, t);
   T before = T(0);
@@ -54,51 +59,102 @@ __global__ void __launch_bounds__(kPackedThreads, kPackedBlocks) scan_packed_ker
   if (active) e.emit(row, t, y, before);
 }
 
-constexpr int kTileThreads = 256, kTileBlocks = 4;
 constexpr int kTileRows = kWarp;
-constexpr int kTileSteps = 64;
+constexpr int kTileSteps = 32;
 constexpr int kTileStride = kTileSteps + 1;  // odd: the lanes of the walking warp hit 32 different banks
+constexpr int kTileSize = kTileRows * kTileStride;
+constexpr int kTileMovers = 256;  // threads that read and write
+constexpr int kTileThreads = kTileMovers + kWarp, kTileBlocks = 2;
+constexpr int kWalkAtOnce = 8;
 
-// All threads read along time and write along time; in between one warp walks the tile, a lane a row.
-template <class E>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks) scan_tile_kernel(const E e) {
+// What of a tile a mover has in its turn `j`: neighbouring threads have neighbouring steps.
+struct TilePlace {
+  int row, step;
+  HL_DEVICE TilePlace(int thread, int j)
+      : row((thread + j * kTileMovers) / kTileSteps), step((thread + j * kTileMovers) % kTileSteps) {}
+  HL_DEVICE int at() const { return row * kTileStride + step; }
+};
+constexpr int kTileTurns = kTileRows * kTileSteps / kTileMovers;
+
+// The steps of a row in a tile, one after the other. Results take the place of b.
+template <class E, class A>
+HL_DEVICE typename E::Number walk_row(A& a, A& b, int from, int count, typename E::Number y) {
   using T = typename E::Number;
-  HL_SHARED(T, a, kTileRows * kTileStride);
-  HL_SHARED(T, b, kTileRows * kTileStride);
-  HL_SHARED(T, entry, kTileRows);  // what comes into the tile from the one before
-  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kTileRows;
+  int i = 0;
+  for (; i + kWalkAtOnce <= count; i += kWalkAtOnce) {  // read first: a store between them would hold reads up
+    Affine<T> steps[kWalkAtOnce];
+    HL_UNROLL
+    for (int k = 0; k < kWalkAtOnce; ++k) steps[k] = {a[from + i + k], b[from + i + k]};
+    HL_UNROLL
+    for (int k = 0; k < kWalkAtOnce; ++k) {
+      y = follow<E::kCut>(steps[k], y);
+      b[from + i + k] = y;
+    }
+  }
+  for (; i < count; ++i) {
+    y = follow<E::kCut>(Affine<T>{a[from + i], b[from + i]}, y);
+    b[from + i] = y;
+  }
+  return y;
+}
+
+// A block has 32 rows, tile after tile along time. In turn `n` one warp, a lane a row, walks tile n, while the others write
+// tile n - 1 and read tile n + 1 into its place.
+template <Access kAccess, class E>
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks) scan_tile_kernel(const E given) {
+  using T = typename E::Number;
+  using I = Index<kAccess>;
+  const E e = as_read<kAccess>(given);
+  HL_SHARED(T, a, 2 * kTileSize);
+  HL_SHARED(T, b, 2 * kTileSize);
+  HL_SHARED(T, entry, 2 * kTileRows);  // what comes into a tile from the one before
+  const I row0 = static_cast<I>(blockIdx.x) * kTileRows, horizon = static_cast<I>(e.horizon);
+  const int rows = e.rows - row0 < kTileRows ? static_cast<int>(e.rows - row0) : kTileRows;
+  const I tiles = (horizon + kTileSteps - 1) / kTileSteps;
   const int thread = static_cast<int>(threadIdx.x);
   T carry = T(0);
-  for (int64_t begin = 0; begin < e.horizon; begin += kTileSteps) {
-    const int64_t left = e.horizon - begin;
-    const int count = left < kTileSteps ? static_cast<int>(left) : kTileSteps;
-    HL_UNROLL
-    for (int k = thread; k < kTileRows * kTileSteps; k += kTileThreads) {
-      const int r = k / kTileSteps, i = k % kTileSteps;
-      if (row0 + r >= e.rows || i >= count) continue;
-      const Affine<T> step = e.step(row0 + r, step_number<E>(e.horizon, begin + i));
-      a[r * kTileStride + i] = step.a;
-      b[r * kTileStride + i] = step.b;
-    }
-    __syncthreads();
-    if (thread < kTileRows && row0 + thread < e.rows) {
-      entry[thread] = carry;
-      for (int i = 0; i < count; ++i) {
-        const int at = thread * kTileStride + i;
-        carry = follow<E::kCut>(Affine<T>{a[at], b[at]}, carry);
-        b[at] = carry;
+  for (I n = -1; n <= tiles; ++n) {
+    const int here = static_cast<int>(n & 1), there = 1 - here;
+    if (thread >= kTileMovers) {
+      const int row = thread - kTileMovers;
+      const I left = horizon - n * kTileSteps;
+      if (n >= 0 && n < tiles && row < rows) {
+        entry[here * kTileRows + row] = carry;
+        carry = walk_row<E>(a, b, here * kTileSize + row * kTileStride,
+                            left < kTileSteps ? static_cast<int>(left) : kTileSteps, carry);
+      }
+    } else {
+      if (n >= 1) {
+        const I begin = (n - 1) * kTileSteps;
+        HL_UNROLL
+        for (int j = 0; j < kTileTurns; ++j) {
+          const TilePlace p(thread, j);
+          if (p.row >= rows || begin + p.step >= horizon) continue;
+          const int at = there * kTileSize + p.at();
+          const T before =
+              p.step > 0 ? static_cast<T>(b[at - 1]) : static_cast<T>(entry[there * kTileRows + p.row]);
+          e.emit(row0 + p.row, step_number<E>(e.horizon, begin + p.step), b[at], before);
+        }
+      }
+      if (n + 1 < tiles) {
+        const I begin = (n + 1) * kTileSteps;
+        Affine<T> steps[kTileTurns];
+        HL_UNROLL
+        for (int j = 0; j < kTileTurns; ++j) {
+          // Beyond the edges the last is read again, and nobody asks for it: a branch would keep the loads apart.
+          const TilePlace p(thread, j);
+          const I i = begin + p.step < horizon ? begin + p.step : horizon - 1;
+          steps[j] = e.step(row0 + (p.row < rows ? p.row : rows - 1), step_number<E>(e.horizon, i));
+        }
+        HL_UNROLL
+        for (int j = 0; j < kTileTurns; ++j) {
+          const int at = there * kTileSize + TilePlace(thread, j).at();
+          a[at] = steps[j].a;
+          b[at] = steps[j].b;
+        }
       }
     }
     __syncthreads();
-    for (int k = thread; k < kTileRows * kTileSteps; k += kTileThreads) {
-      const int r = k / kTileSteps, i = k % kTileSteps;
-      if (row0 + r >= e.rows || i >= count) continue;
-      const int at = r * kTileStride + i;
-      const T y = b[at];
-      const T before = i > 0 ? static_cast<T>(b[at - 1]) : static_cast<T>(entry[r]);
-      e.emit(row0 + r, step_number<E>(e.horizon, begin + i), y, before);
-    }
-    __syncthreads();  // the next tile takes this one's place
   }
 }
 

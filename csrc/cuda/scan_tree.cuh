@@ -1,5 +1,6 @@
 // The paths that compose steps in a tree: for few rows or long ones, where a thread a row would leave the device idle.
 #pragma once
+#include "plain.cuh"
 #include "scan.cuh"
 #include "scan_plan.h"
 
@@ -10,14 +11,14 @@ constexpr int kTreeItems = 4;  // runs of 32 steps a warp, so that 4 loads of ea
 constexpr int kTreeSpan = kTreeItems * kWarp;
 
 // The steps begin + 32 k + lane of a row, for the k of one warp.
-template <class E>
-HL_DEVICE void load_segments(const E& e, int64_t row, int64_t begin, int64_t end, int lane,
-                             Segment<typename E::Number>* s) {
+template <class E, class I>
+HL_DEVICE void load_segments(const E& e, I row, I begin, I end, int lane, SegmentOf<E>* s) {
   HL_UNROLL
   for (int k = 0; k < kTreeItems; ++k) {
-    const int64_t i = begin + k * kWarp + lane;
-    s[k] = nothing_done<typename E::Number>();
-    if (i < end) s[k] = segment_of<E>(e.step(row, step_number<E>(e.horizon, i)));
+    // Beyond the end the last is read again, and left out: a branch would keep the loads apart.
+    const I i = begin + k * kWarp + lane;
+    const auto step = e.step(row, step_number<E>(e.horizon, i < end ? i : end - 1));
+    s[k] = i < end ? SegmentOf<E>{step.a, step.b} : nothing_done<E>();
   }
 }
 
@@ -25,22 +26,24 @@ HL_DEVICE void load_segments(const E& e, int64_t row, int64_t begin, int64_t end
 // ptxas aims at all threads with 32 registers, and spills.
 constexpr int kWarpPathThreads = 128, kWarpPathBlocks = 6;
 
-template <class E>
-__global__ void __launch_bounds__(kWarpPathThreads, kWarpPathBlocks) scan_warp_kernel(const E e) {
+template <Access kAccess, class E>
+__global__ void __launch_bounds__(kWarpPathThreads, kWarpPathBlocks) scan_warp_kernel(const E given) {
   using T = typename E::Number;
+  using I = Index<kAccess>;
+  const E e = as_read<kAccess>(given);
   const int lane = static_cast<int>(threadIdx.x % kWarp);
-  const int64_t row = global_thread() / kWarp;
-  if (row >= e.rows) return;  // the whole warp
+  if (global_thread() / kWarp >= e.rows) return;  // the whole warp
+  const I row = static_cast<I>(global_thread() / kWarp), horizon = static_cast<I>(e.horizon);
   T carry = T(0);
-  for (int64_t begin = 0; begin < e.horizon; begin += kTreeSpan) {
-    Segment<T> s[kTreeItems];
-    load_segments(e, row, begin, e.horizon, lane, s);
+  for (I begin = 0; begin < horizon; begin += kTreeSpan) {
+    SegmentOf<E> s[kTreeItems];
+    load_segments(e, row, begin, horizon, lane, s);
     HL_UNROLL
     for (int k = 0; k < kTreeItems; ++k) {
-      const int64_t i = begin + k * kWarp + lane;
+      const I i = begin + k * kWarp + lane;
       const T y = apply(scan_warp(s[k], lane), carry);
       const T up = __shfl_up_sync(kAllLanes, y, 1);
-      if (i < e.horizon) e.emit(row, step_number<E>(e.horizon, i), y, lane > 0 ? up : carry);
+      if (i < horizon) e.emit(row, step_number<E>(e.horizon, i), y, lane > 0 ? up : carry);
       carry = __shfl_sync(kAllLanes, y, kWarp - 1);
     }
   }
@@ -52,23 +55,24 @@ constexpr int kBlockSpan = kBlockWarps * kTreeSpan;
 
 // One block a chunk of a row. Without `sums` the carry into the chunk is 0 and it is the whole row. kEmit: writes
 // results, with the carry that `sums` holds; otherwise leaves the chunk as one step there.
-template <bool kEmit, class E>
+template <bool kEmit, Access kAccess, class E>
 __global__ void __launch_bounds__(kBlockThreads, kBlockBlocks)
-    scan_block_kernel(const E e, const int64_t chunk_steps, const int64_t chunks,
-                      Segment<typename E::Number>* sums) {
+    scan_block_kernel(const E given, const int64_t chunk_steps, const int64_t chunks, SegmentOf<E>* sums) {
   using T = typename E::Number;
-  HL_SHARED(Segment<T>, of_warp, kBlockWarps);
+  using I = Index<kAccess>;
+  const E e = as_read<kAccess>(given);
+  HL_SHARED(SegmentOf<E>, of_warp, kBlockWarps);
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
-  const int64_t row = static_cast<int64_t>(blockIdx.x) / chunks, chunk = static_cast<int64_t>(blockIdx.x) % chunks;
-  const int64_t first = chunk * chunk_steps;
-  const int64_t end = first + chunk_steps < e.horizon ? first + chunk_steps : e.horizon;
+  const I row = static_cast<I>(blockIdx.x / chunks), chunk = static_cast<I>(blockIdx.x % chunks);
+  const I first = chunk * static_cast<I>(chunk_steps), left = static_cast<I>(e.horizon) - first;
+  const I end = first + (chunk_steps < left ? static_cast<I>(chunk_steps) : left);
   T carry = kEmit && sums != nullptr ? sums[blockIdx.x].b : T(0);
-  Segment<T> all = nothing_done<T>();
-  for (int64_t begin = first; begin < end; begin += kBlockSpan) {
-    Segment<T> s[kTreeItems];
-    const int64_t mine = begin + warp * kTreeSpan;
+  SegmentOf<E> all = nothing_done<E>();
+  for (I begin = first; begin < end; begin += kBlockSpan) {
+    SegmentOf<E> s[kTreeItems];
+    const I mine = begin + warp * kTreeSpan;
     load_segments(e, row, mine, end, lane, s);
-    Segment<T> run = nothing_done<T>();
+    SegmentOf<E> run = nothing_done<E>();
     HL_UNROLL
     for (int k = 0; k < kTreeItems; ++k) {
       s[k] = compose(scan_warp(s[k], lane), run);
@@ -76,17 +80,17 @@ __global__ void __launch_bounds__(kBlockThreads, kBlockBlocks)
     }
     if (lane == 0) of_warp[warp] = run;
     __syncthreads();
-    Segment<T> earlier = nothing_done<T>(), total = nothing_done<T>();
+    SegmentOf<E> earlier = nothing_done<E>(), total = nothing_done<E>();
     for (int w = 0; w < kBlockWarps; ++w) {
       if (w == warp) earlier = total;
-      total = compose(static_cast<Segment<T>>(of_warp[w]), total);
+      total = compose(static_cast<SegmentOf<E>>(of_warp[w]), total);
     }
     __syncthreads();  // the next span takes this one's place
     if (kEmit) {
       T before = apply(earlier, carry);
       HL_UNROLL
       for (int k = 0; k < kTreeItems; ++k) {
-        const int64_t i = mine + k * kWarp + lane;
+        const I i = mine + k * kWarp + lane;
         const T y = apply(s[k], apply(earlier, carry));
         const T up = __shfl_up_sync(kAllLanes, y, 1);
         if (i < end) e.emit(row, step_number<E>(e.horizon, i), y, lane > 0 ? up : before);
@@ -103,14 +107,14 @@ __global__ void __launch_bounds__(kBlockThreads, kBlockBlocks)
 constexpr int kCarryThreads = 128;
 
 // A thread a row: turns each chunk's sum into the carry that comes into it.
-template <class T>
+template <class T, bool kCut>
 __global__ void __launch_bounds__(kCarryThreads)
-    scan_carries_kernel(const int64_t rows, const int64_t chunks, Segment<T>* sums) {
+    scan_carries_kernel(const int64_t rows, const int64_t chunks, Segment<T, kCut>* sums) {
   const int64_t row = global_thread();
   if (row >= rows) return;
   T carry = T(0);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    Segment<T>& sum = sums[row * chunks + chunk];
+    Segment<T, kCut>& sum = sums[row * chunks + chunk];
     const T next = apply(sum, carry);
     sum.b = carry;
     carry = next;

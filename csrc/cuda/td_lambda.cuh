@@ -41,26 +41,38 @@ struct TdLambdaBackward {
         grad_last_values(p.grad_last_values),
         discounts(p.in.discounts) {}
 
-  HL_DEVICE bool is_valid(int64_t row, int64_t t) const { return flag_or<T>(valid, row, t, true); }
-  HL_DEVICE bool terminates(int64_t row, int64_t t) const { return flag_or<T>(terminated, row, t, false); }
-  HL_DEVICE bool truncates(int64_t row, int64_t t) const { return flag_or<T>(truncated, row, t, false); }
-  HL_DEVICE bool goes_on(int64_t row, int64_t t) const {
+  template <class I>
+  HL_DEVICE bool is_valid(I row, I t) const {
+    return flag_or<T>(valid, row, t, true);
+  }
+  template <class I>
+  HL_DEVICE bool terminates(I row, I t) const {
+    return flag_or<T>(terminated, row, t, false);
+  }
+  template <class I>
+  HL_DEVICE bool truncates(I row, I t) const {
+    return flag_or<T>(truncated, row, t, false);
+  }
+  template <class I>
+  HL_DEVICE bool goes_on(I row, I t) const {
     return is_valid(row, t) & !terminates(row, t) & !truncates(row, t);
   }
 
-  HL_DEVICE Affine<T> step(int64_t row, int64_t t) const {
+  template <class I>
+  HL_DEVICE Affine<T> step(I row, I t) const {
     const bool open = t > 0 && goes_on(row, t - 1);
     return {open ? discounts.of(row).decay : T(0), load_at<T>(grad, row, t)};
   }
 
-  HL_DEVICE void emit(int64_t row, int64_t t, T l, T earlier) const {
+  template <class I>
+  HL_DEVICE void emit(I row, I t, T l, T earlier) const {
     const Discount<T> k = discounts.of(row);
     const bool is_real = is_valid(row, t), open = t > 0 && goes_on(row, t - 1);
     const bool cut_short = truncates(row, t) & !terminates(row, t);
     store_at(grad_rewards, row, t, is_real ? l : T(0));
     store_at(grad_values, row, t, (is_real ? T(0) : l) + (open ? k.rest * earlier : T(0)));
     store_at(grad_truncation_values, row, t, is_real & cut_short ? k.gamma * l : T(0));
-    if (t + 1 == horizon) store_at(grad_last_values, row, 0, goes_on(row, t) ? k.gamma * l : T(0));
+    if (t + 1 == static_cast<I>(horizon)) store_at(grad_last_values, row, 0, goes_on(row, t) ? k.gamma * l : T(0));
   }
 };
 

@@ -27,15 +27,23 @@ struct VtraceEstimator {
         c_clip(static_cast<T>(p.c_clip)),
         pg_rho_clip(static_cast<T>(p.pg_rho_clip)) {}
 
-  HL_DEVICE Affine<T> step(int64_t row, int64_t t) const {
+  template <class E, class Visit>
+  HL_EITHER static void arrays(E& e, Visit& visit) {
+    DepartureInputs<T, 0>::arrays(e.in, visit);
+    visit.required(e.targets, e.pg_advantages);
+  }
+
+  template <class I>
+  HL_DEVICE Affine<T> step(I row, I t) const {
     const DepartureStep<T> s = in.load(row, t);
-    if (!s.valid) return {T(0), T(0)};
-    return vtrace_step(in.discounts.of(row), rho_clip, c_clip, s.reward, s.baseline, s.bootstrap, s.ratio,
-                       s.continues);
+    const Affine<T> real = vtrace_step(in.discounts.of(row), rho_clip, c_clip, s.reward, s.baseline, s.bootstrap,
+                                       s.ratio, s.continues);
+    return s.valid ? real : Affine<T>{T(0), T(0)};
   }
 
   // min(w, pg_rho_clip) * (TD error + gamma * lambda * (target - V) of the next step), which `y_next` is.
-  HL_DEVICE void emit(int64_t row, int64_t t, T y, T y_next) const {
+  template <class I>
+  HL_DEVICE void emit(I row, I t, T y, T y_next) const {
     const DepartureStep<T> s = in.load(row, t);
     const Discount<T> k = in.discounts.of(row);
     const T delta = td_error(k, s.reward, s.baseline, s.bootstrap);
