@@ -80,6 +80,8 @@ def carried(op: Callable[..., Any]) -> Callable[..., Any]:
                 return [over(item) for item in value]
             if type(value) not in (Tensor, torch.nn.Parameter):
                 return value
+            if value.layout is not torch.strided:
+                return value.cuda()
             storage = value.untyped_storage()
             key = storage.data_ptr()
             if key not in storages:

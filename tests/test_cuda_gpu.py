@@ -6,6 +6,7 @@ The op tests themselves run on the GPU too, see `cuda_host_support`; `make test-
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -34,11 +35,13 @@ def gae(x: dict[str, Tensor], **more: Any) -> tuple[Tensor, Tensor]:
     return ops.gae(x["rewards"], x["values"], **flags, gamma=0.97, gae_lambda=0.9, **more)
 
 
-@pytest.fixture
+@contextmanager
 def no_waiting() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -59,13 +62,26 @@ def test_fast_results_are_close_and_the_same_each_time(shape: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_no_call_waits_for_the_device(shape: tuple[int, int], no_waiting: None) -> None:
+def test_no_call_waits_for_the_device(shape: tuple[int, int]) -> None:
     x = on_gpu(shape)
     priorities, summary = (
         torch.empty(shape[0], device="cuda"),
         torch.empty(6, device="cuda", dtype=torch.float64),
     )
-    gae(x, priorities=priorities, summary=summary)
+    with no_waiting():
+        gae(x, priorities=priorities, summary=summary)
+        with pytest.raises(RuntimeError):  # else the mode would not have seen it
+            summary.sum().item()
+
+
+def test_truncated_alone_is_refused_rather_than_read() -> None:
+    x = on_gpu((4, 5))
+    with pytest.raises(ValueError, match="truncation_values must be given with truncated on a CUDA device"):
+        ops.gae(
+            **pick(x, "rewards", "values", "terminated", "truncated", "last_values"),
+            gamma=0.97,
+            gae_lambda=0.9,
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -81,14 +81,16 @@ def assert_close(actual: Any, expected: Any, where: object) -> None:
         (32768, 8, False, False, "packed"),
         (32768, 16, False, True, "packed"),
         (32768, 17, False, False, "tile"),
-        (8192, 1024, False, False, "tile"),
-        (8191, 1024, False, False, "warp"),
+        (8192, 64, False, False, "tile"),
+        (8191, 64, False, False, "warp"),
+        (8192, 65, False, False, "warp"),
         (64, 17, False, False, "warp"),
-        (64, 1024, False, False, "warp"),
-        (64, 1025, False, False, "block"),
-        (131, 16384, False, False, "block"),
-        (131, 16385, False, False, "chunks"),
-        (132, 16385, False, False, "block"),
+        (64, 256, False, False, "warp"),
+        (4096, 257, False, False, "warp"),
+        (4095, 257, False, False, "block"),
+        (511, 8192, False, False, "block"),
+        (511, 8193, False, False, "chunks"),
+        (512, 8193, False, False, "block"),
         (1, 1 << 40, False, False, "chunks"),
         (1 << 40, 64, False, False, "tile"),
         (4096, 128, True, False, "lanes"),
@@ -104,7 +106,7 @@ def test_the_table_chooses(rows: int, horizon: int, touch: bool, exact: bool, pa
 
 
 def test_exact_means_exact_for_every_shape() -> None:
-    sizes = [1, 2, 16, 17, 32, 131, 132, 1023, 1024, 1025, 8191, 8192, 16384, 16385, 1 << 20]
+    sizes = [1, 2, 16, 17, 64, 65, 256, 257, 511, 512, 1023, 1024, 4095, 4096, 8191, 8192, 8193, 1 << 20]
     chosen = {
         host_module().scan_path(rows, horizon, touch, True)
         for rows in sizes

@@ -195,6 +195,7 @@ def test_a_truncated_episode_equals_a_row_of_its_own(op: Op) -> None:
 
 
 @every_op
+@pytest.mark.asks_for_values
 def test_truncation_without_values_is_an_error_and_not_a_guess(op: Op) -> None:
     x = departure((4, 5))
     del x["truncation_values"]
@@ -273,10 +274,11 @@ def test_property_any_shape_layout_and_value(
         ({"gamma": "high"}, TypeError, "gamma must be a number, got str"),
         ({"gamma": torch.ones(5)}, ValueError, r"gamma must be a number or \[N\] = \[4\], got float32 \[5\]"),
         ({"gamma": torch.ones(4).int()}, TypeError, "gamma must be of a floating dtype"),
-        (
+        pytest.param(
             {"gamma": torch.tensor([0.1, 0.2, 1.5, 0.0])},
             ValueError,
             r"gamma\[2\] must be in \[0, 1\], got 1.5",
+            marks=pytest.mark.asks_for_values,
         ),
         ({"time_major": True}, ValueError, r"last_values must be \[N\] = \[5\]"),
         (

@@ -167,6 +167,7 @@ def test_nothing_leaks_across_an_episodes_end(bad: float, isa: str) -> None:
         assert not advantages[0, 6].isfinite()
 
 
+@pytest.mark.asks_for_values
 def test_truncation_without_values_is_an_error_and_not_a_guess() -> None:
     x = inputs((4, 5))
     del x["truncation_values"]

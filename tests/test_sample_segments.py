@@ -284,6 +284,9 @@ def test_strided_priorities_and_outputs(law: str, dtype: torch.dtype) -> None:
     assert torch.equal(out[1], expected[1])
 
 
+ASKS = pytest.mark.asks_for_values
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -291,27 +294,35 @@ def test_strided_priorities_and_outputs(law: str, dtype: torch.dtype) -> None:
         ({"priorities": None, "law": "systematic"}, r".* for law 'systematic', got None"),
         ({"priorities": None, "law": "with_replacement"}, r".* for law 'with_replacement', got None"),
         ({"count": 9, "law": "systematic"}, "count must be at most num_segments = 8 without replacement"),
-        (
+        pytest.param(
             {"priorities": torch.full((8,), 1e308, dtype=torch.float64)},
             "priorities must be of a finite sum, got inf",
+            marks=ASKS,
         ),
-        (
+        pytest.param(
             {"priorities": torch.tensor([1.0] * 7 + [-1.0]), "law": "with_replacement"},
             r"priorities\[7\] must be finite and >= 0, got -1",
+            marks=ASKS,
         ),
         ({"priorities": None}, r"priorities must be a tensor \[S\] for law 'successive', got None"),
         ({"count": 9}, "count must be at most num_segments = 8 without replacement, got 9"),
         ({"num_segments": 0}, r"num_segments must be in \[1, "),
         ({"count": -1}, r"count must be in \[0, .*got -1"),
-        (
+        pytest.param(
             {"priorities": torch.tensor([1.0] * 7 + [-1.0])},
             r"priorities\[7\] must be finite and >= 0, got -1",
+            marks=ASKS,
         ),
-        (
+        pytest.param(
             {"priorities": torch.tensor([1.0] * 7 + [math.nan])},
             r"priorities\[7\] must be finite and >= 0, got nan",
+            marks=ASKS,
         ),
-        ({"priorities": torch.tensor([math.inf] * 8)}, r"priorities\[0\] must be finite and >= 0, got inf"),
+        pytest.param(
+            {"priorities": torch.tensor([math.inf] * 8)},
+            r"priorities\[0\] must be finite and >= 0, got inf",
+            marks=ASKS,
+        ),
         ({"priorities": torch.ones(7)}, r"priorities must be \[S\] = \[8\], got float32 \[7\]"),
         ({"epoch": -1}, r"epoch must be in \[0, 4294967295\], got -1"),
         ({"seed": 2**64}, "seed must be in .*got 18446744073709551616"),

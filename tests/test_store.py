@@ -46,6 +46,7 @@ def test_many_leaves_with_casts_and_strides() -> None:
         assert torch.equal(buffer, wanted)
 
 
+@pytest.mark.ends_the_gpu
 def test_errors_before_anything_is_written() -> None:
     buffer = torch.full((4, 3, 2), 7.0)
     zero, source = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2)

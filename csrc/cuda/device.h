@@ -8,8 +8,12 @@
 
 #define HL_DEVICE __device__ __forceinline__
 #define HL_EITHER __host__ __device__ __forceinline__
-// What the compiler may take for granted.
+// What the compiler of device code may take for granted.
+#if defined(__CUDA_ARCH__)
 #define HL_ASSUME(truth) __builtin_assume(truth)
+#else
+#define HL_ASSUME(truth)
+#endif
 #define HL_UNROLL _Pragma("unroll")
 #define HL_ROLLED _Pragma("unroll 1")
 // An array that the threads of a block share; as a parameter: template <class Array>, Array& name.

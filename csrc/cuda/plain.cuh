@@ -38,32 +38,32 @@ struct PlainCheck {
   int64_t rows, horizon;
   bool holds = true;
 
-  void look(const Array& a, bool dtype_fits, int64_t bytes) {
+  HL_EITHER void look(const Array& a, bool dtype_fits, int64_t bytes) {
     const int64_t size = rows * a.row_bytes + horizon * a.time_bytes;
     const bool in_reach = a.row_bytes >= 0 && a.time_bytes >= 0 && size < INT32_MAX;
     holds &= !a.given() || (dtype_fits && in_reach && bytes_between<kAccess>(a) == bytes);
   }
   template <class... Arrays>
-  void numbers(const Arrays&... all) {
+  HL_EITHER void numbers(const Arrays&... all) {
     (look(all, all.dtype == DType::f32, 4), ...);
   }
   template <class... Arrays>
-  void required(const Arrays&... all) {
+  HL_EITHER void required(const Arrays&... all) {
     numbers(all...);
     ((holds &= all.given()), ...);
   }
   template <class... Arrays>
-  void flags(const Arrays&... all) {
+  HL_EITHER void flags(const Arrays&... all) {
     (look(all, all.dtype == DType::b8 || all.dtype == DType::u8, 1), ...);
   }
   // One number a row: no neighbours along time.
   template <class... Arrays>
-  void columns(const Arrays&... all) {
+  HL_EITHER void columns(const Arrays&... all) {
     (look(all, all.dtype == DType::f32, bytes_between<kAccess>(all)), ...);
   }
   // One for all rows.
   template <class D>
-  void discounts(const D& d) {
+  HL_EITHER void discounts(const D& d) {
     holds &= !d.gammas.given() && !d.gae_lambdas.given();
   }
 };
@@ -71,30 +71,30 @@ struct PlainCheck {
 // Says of an estimator what is known of it, so that the compiler knows it too.
 template <Access kAccess>
 struct TellPlain {
-  HL_DEVICE static void tell(Array& a, DType dtype, int64_t bytes) {
+  HL_EITHER static void tell(Array& a, DType dtype, int64_t bytes) {
     a.dtype = dtype;
     bytes_between<kAccess>(a) = bytes;
   }
   template <class... Arrays>
-  HL_DEVICE void numbers(Arrays&... all) const {
+  HL_EITHER void numbers(Arrays&... all) const {
     (tell(all, DType::f32, 4), ...);
   }
   template <class... Arrays>
-  HL_DEVICE void required(Arrays&... all) const {
+  HL_EITHER void required(Arrays&... all) const {
     numbers(all...);
     (assume_given(all), ...);
   }
-  HL_DEVICE static void assume_given(const Array& a) { HL_ASSUME(a.data != nullptr); }
+  HL_EITHER static void assume_given(const Array& a) { HL_ASSUME(a.data != nullptr); }
   template <class... Arrays>
-  HL_DEVICE void flags(Arrays&... all) const {
+  HL_EITHER void flags(Arrays&... all) const {
     (tell(all, DType::b8, 1), ...);
   }
   template <class... Arrays>
-  HL_DEVICE void columns(Arrays&... all) const {
+  HL_EITHER void columns(Arrays&... all) const {
     ((all.dtype = DType::f32), ...);
   }
   template <class D>
-  HL_DEVICE void discounts(D& d) const {
+  HL_EITHER void discounts(D& d) const {
     d.gammas.data = nullptr;
     d.gae_lambdas.data = nullptr;
   }

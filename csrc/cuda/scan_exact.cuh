@@ -98,8 +98,8 @@ HL_DEVICE typename E::Number walk_row(A& a, A& b, int from, int count, typename 
   return y;
 }
 
-// A block has 32 rows, tile after tile along time. In turn `n` one warp, a lane a row, walks tile n, while the others write
-// tile n - 1 and read tile n + 1 into its place.
+// A block has 32 rows, tile after tile along time. In turn n one warp, a lane a row, walks tile n, while the others write
+// tile n - 1 and read tile n + 1, which then takes its place.
 template <Access kAccess, class E>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks) scan_tile_kernel(const E given) {
   using T = typename E::Number;
@@ -112,49 +112,49 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) scan_tile_kernel(co
   const int rows = e.rows - row0 < kTileRows ? static_cast<int>(e.rows - row0) : kTileRows;
   const I tiles = (horizon + kTileSteps - 1) / kTileSteps;
   const int thread = static_cast<int>(threadIdx.x);
+  const bool moves = thread < kTileMovers;
   T carry = T(0);
   for (I n = -1; n <= tiles; ++n) {
     const int here = static_cast<int>(n & 1), there = 1 - here;
-    if (thread >= kTileMovers) {
-      const int row = thread - kTileMovers;
-      const I left = horizon - n * kTileSteps;
-      if (n >= 0 && n < tiles && row < rows) {
-        entry[here * kTileRows + row] = carry;
-        carry = walk_row<E>(a, b, here * kTileSize + row * kTileStride,
-                            left < kTileSteps ? static_cast<int>(left) : kTileSteps, carry);
-      }
-    } else {
-      if (n >= 1) {
-        const I begin = (n - 1) * kTileSteps;
-        HL_UNROLL
-        for (int j = 0; j < kTileTurns; ++j) {
-          const TilePlace p(thread, j);
-          if (p.row >= rows || begin + p.step >= horizon) continue;
-          const int at = there * kTileSize + p.at();
-          const T before =
-              p.step > 0 ? static_cast<T>(b[at - 1]) : static_cast<T>(entry[there * kTileRows + p.row]);
-          e.emit(row0 + p.row, step_number<E>(e.horizon, begin + p.step), b[at], before);
-        }
-      }
-      if (n + 1 < tiles) {
-        const I begin = (n + 1) * kTileSteps;
-        Affine<T> steps[kTileTurns];
-        HL_UNROLL
-        for (int j = 0; j < kTileTurns; ++j) {
-          // Beyond the edges the last is read again, and nobody asks for it: a branch would keep the loads apart.
-          const TilePlace p(thread, j);
-          const I i = begin + p.step < horizon ? begin + p.step : horizon - 1;
-          steps[j] = e.step(row0 + (p.row < rows ? p.row : rows - 1), step_number<E>(e.horizon, i));
-        }
-        HL_UNROLL
-        for (int j = 0; j < kTileTurns; ++j) {
-          const int at = there * kTileSize + TilePlace(thread, j).at();
-          a[at] = steps[j].a;
-          b[at] = steps[j].b;
-        }
+    Affine<T> steps[kTileTurns];
+    if (moves && n + 1 < tiles) {
+      const I begin = (n + 1) * kTileSteps;
+      HL_UNROLL
+      for (int j = 0; j < kTileTurns; ++j) {
+        // Beyond the edges the last is read again, and nobody asks for it: a branch would keep the loads apart.
+        const TilePlace p(thread, j);
+        const I i = begin + p.step < horizon ? begin + p.step : horizon - 1;
+        steps[j] = e.step(row0 + (p.row < rows ? p.row : rows - 1), step_number<E>(e.horizon, i));
       }
     }
-    __syncthreads();
+    if (moves && n >= 1) {
+      const I begin = (n - 1) * kTileSteps;
+      HL_UNROLL
+      for (int j = 0; j < kTileTurns; ++j) {
+        const TilePlace p(thread, j);
+        if (p.row >= rows || begin + p.step >= horizon) continue;
+        const int at = there * kTileSize + p.at();
+        const T before = p.step > 0 ? static_cast<T>(b[at - 1]) : static_cast<T>(entry[there * kTileRows + p.row]);
+        e.emit(row0 + p.row, step_number<E>(e.horizon, begin + p.step), b[at], before);
+      }
+    }
+    if (!moves && thread - kTileMovers < rows && n >= 0 && n < tiles) {
+      const int row = thread - kTileMovers;
+      const I left = horizon - n * kTileSteps;
+      entry[here * kTileRows + row] = carry;
+      carry = walk_row<E>(a, b, here * kTileSize + row * kTileStride,
+                          left < kTileSteps ? static_cast<int>(left) : kTileSteps, carry);
+    }
+    __syncthreads();  // tile n - 1 is written
+    if (moves && n + 1 < tiles) {
+      HL_UNROLL
+      for (int j = 0; j < kTileTurns; ++j) {
+        const int at = there * kTileSize + TilePlace(thread, j).at();
+        a[at] = steps[j].a;
+        b[at] = steps[j].b;
+      }
+    }
+    __syncthreads();  // tile n + 1 is there
   }
 }
 

@@ -43,20 +43,19 @@ constexpr int64_t kAny = INT64_MAX;
 constexpr int64_t kPackedSteps = 16;
 constexpr int64_t kChunkSteps = 4096;
 
-// Rows from which a kernel with a thread a row fills a large GPU: 132 multiprocessors times 64 warps would be 270,000; a
-// thirtieth keeps enough loads in flight, because each thread has several.
-constexpr int64_t kManyRows = 8192;
-
+// Where lines meet is where two kernels took the same time on an H200, see docs/performance.md. Its 132 multiprocessors
+// take from 4,096 warps on what a row's waits leave free; below, more threads a row are faster.
 // clang-format off
 constexpr ScanRule kScanRules[] = {
-    // path            rows touch  rows from   T from  T to
-    {ScanPath::lanes,  true,       1024,       1,      kAny},
-    {ScanPath::packed, false,      1,          1,      kPackedSteps},
-    {ScanPath::tile,   false,      kManyRows,  1,      kAny},
-    {ScanPath::warp,   false,      1,          1,      1024},
-    {ScanPath::block,  false,      132,        1,      kAny},
-    {ScanPath::block,  false,      1,          1,      4 * kChunkSteps},
-    {ScanPath::chunks, false,      1,          1,      kAny},
+    // path            rows touch  rows from  T from  T to
+    {ScanPath::lanes,  true,       1024,      1,      kAny},
+    {ScanPath::packed, false,      1,         1,      kPackedSteps},
+    {ScanPath::tile,   false,      8192,      1,      64},
+    {ScanPath::warp,   false,      1,         1,      256},
+    {ScanPath::warp,   false,      4096,      1,      kAny},
+    {ScanPath::block,  false,      512,       1,      kAny},
+    {ScanPath::block,  false,      1,         1,      2 * kChunkSteps},
+    {ScanPath::chunks, false,      1,         1,      kAny},
 };
 // clang-format on
 // Where only exact paths may run and no line above fits.
