@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,14 +14,14 @@ import torch
 from benchmarks.gpu import loop_cases, ops_cases
 from benchmarks.gpu.case import Case, run_case, sets_for
 from benchmarks.gpu.command import main
-from benchmarks.gpu.ops_cases import PREDICTED, absent, cases
+from benchmarks.gpu.ops_cases import SHAPES, absent, cases
 from benchmarks.gpu.runtime import facts, obstacle
 
+from cuda_host_support import host_module
 from device_support import fake_device
 from hotloop.bench.case import DisagreementError
 
 ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
 MACHINE = (
     "device", "compute_capability", "memory_bytes", "multiprocessors", "driver", "clocks", "torch",
     "torch_cuda", "commit", "date",
@@ -154,12 +153,10 @@ def test_mistakes_in_the_arguments_end_with_two(tmp_path: Path) -> None:
         assert caught.value.code == 2
 
 
-def test_the_shapes_are_those_of_the_predictions() -> None:
-    text = (DOCS / "performance.md").read_text().partition("## CUDA: predictions")[2]
-    row = re.compile(r"^\| (\d+) x (\d+) \| \w+ \| [\d.]+ \| [\d.]+ \| ([\d.]+) \|", re.MULTILINE)
-    assert [(int(n), int(t), float(us)) for n, t, us in row.findall(text)] == [
-        (n, t, float(us)) for n, t, us in PREDICTED
-    ]
+def test_the_shapes_take_every_kernel_that_a_batch_of_rows_can() -> None:
+    paths = {host_module().scan_path(rows, steps, False, False) for rows, steps in SHAPES}
+    assert paths == {"packed", "tile", "warp", "block", "chunks"}
+    assert {(8192, 1024), (32768, 8)} <= set(SHAPES)
 
 
 def test_sets_fill_the_cache_twice() -> None:

@@ -26,15 +26,13 @@ _MOST_REPEATS = 256
 @dataclass
 class Case:
     """`calls`: one for each set of inputs. `moved`: bytes that a call must read and write once. `check`
-    returns the largest difference from what is right, and what is allowed. `predicted`: microseconds, of
-    docs/performance.md."""
+    returns the largest difference from what is right, and what is allowed."""
 
     op: str
     shape: tuple[int, ...]
     moved: int
     calls: Calls
     check: Callable[[], tuple[float, float]] | None = None
-    predicted: float | None = None
     note: str = ""
     graphs: bool = True
 
@@ -75,7 +73,6 @@ def run_case(case: Case, runtime: Runtime, rounds: int) -> dict[str, Any]:
         "title": case.title,
         "moved_bytes": case.moved,
         "input_sets": len(case.calls),
-        "predicted": case.predicted,
         "difference": difference,
         "allowed": allowed,
         "contestants": [

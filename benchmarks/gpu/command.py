@@ -90,9 +90,7 @@ def _run(options: argparse.Namespace, runtime: Runtime, report: dict[str, Any]) 
 
 
 def _op_lines(record: dict[str, Any]) -> list[str]:
-    predicted = record["predicted"]
-    title = record["title"] + ("" if predicted is None else f" (predicted on an H100: {predicted:.0f} us)")
-    return [title] + [
+    return [record["title"]] + [
         f"  {each['name']:<24} {microseconds(each['median']):>10}  x floor {ratio(each['to_floor']):>6}  "
         f"{each['gigabytes_a_second']:8.1f} GB/s  spread {100 * each['spread']:.0f} %"
         for each in record["contestants"]
