@@ -58,9 +58,15 @@ def scans(report: Record) -> Iterator[str]:
         assert called is not None
         moved = record["moved_bytes"]
         cells = (
-            f"{rows} x {steps}", path_of(rows, steps), f"{moved / 1e6:.2f}", microseconds(copy), microseconds(op),
-            f"{op / copy:.1f}", f"{moved / op / 1e3:.0f}", microseconds(called),
-        )  # fmt: skip
+            f"{rows} x {steps}",
+            path_of(rows, steps),
+            f"{moved / 1e6:.2f}",
+            microseconds(copy),
+            microseconds(op),
+            f"{op / copy:.1f}",
+            f"{moved / op / 1e3:.0f}",
+            microseconds(called),
+        )
         yield f"| {' | '.join(cells)} |"
 
 
@@ -73,19 +79,25 @@ def others(report: Record) -> Iterator[str]:
         assert called is not None
         name, _, rest = record["title"].partition(" ")
         cells = (
-            f"`{name}`", rest.replace("x", " x ", len(record["shape"]) - 1), f"{record['moved_bytes'] / 1e6:.2f}",
-            microseconds(copy), "" if op is None else microseconds(op), "" if op is None else f"{op / copy:.1f}",
+            f"`{name}`",
+            rest.replace("x", " x ", len(record["shape"]) - 1),
+            f"{record['moved_bytes'] / 1e6:.2f}",
+            microseconds(copy),
+            "" if op is None else microseconds(op),
+            "" if op is None else f"{op / copy:.1f}",
             microseconds(called),
-        )  # fmt: skip
+        )
         yield f"| {' | '.join(cells)} |"
 
 
 def loops(report: Record) -> Iterator[str]:
     for each in report["loops"]:
         cells = (
-            f"{each['job']}: {each['title']}", f"{each['steps_per_second']:,.0f}", f"{each['rollout'] / 1e3:.1f}",
+            f"{each['job']}: {each['title']}",
+            f"{each['steps_per_second']:,.0f}",
+            f"{each['rollout'] / 1e3:.1f}",
             f"{each['training'] / 1e3:.1f}",
-        )  # fmt: skip
+        )
         yield f"| {' | '.join(cells)} |"
 
 

@@ -1,5 +1,5 @@
-"""The ops that are timed: estimators over shapes for each of their kernels, and what a step and a minibatch are
-made of."""
+"""The ops that are timed: estimators over shapes for each of their kernels, and what a step and a minibatch
+are made of."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .runtime import Runtime
 
 #: rows and steps: for every kernel that scans some, among them those that other systems publish figures of
 SHAPES = (
-    (64, 64), (1024, 16), (32768, 8), (131072, 8), (1024, 64), (4096, 32), (4096, 128), (8192, 128), (16384, 64),
-    (65536, 64), (8192, 1024), (2048, 1024), (256, 1024), (64, 2048), (512, 4096), (8192, 4096), (16, 16384),
-    (132, 32768), (4, 100000), (1, 1000000),
+    (64, 64), (1024, 16), (32768, 8), (131072, 8), (1024, 64), (4096, 32), (4096, 128), (8192, 128),
+    (16384, 64), (65536, 64), (8192, 1024), (2048, 1024), (256, 1024), (64, 2048), (512, 4096), (8192, 4096),
+    (16, 16384), (132, 32768), (4, 100000), (1, 1000000),
 )  # fmt: skip
 OTHERS = ((1024, 64), (4096, 128), (8192, 1024))
 QUICK = ((64, 16),)
