@@ -74,6 +74,16 @@ def test_no_call_waits_for_the_device(shape: tuple[int, int]) -> None:
             summary.sum().item()
 
 
+def test_a_write_advances_the_version_counter() -> None:
+    out = tuple(torch.zeros(4, 5, device="cuda") for _ in range(2))
+    priorities, summary = torch.zeros(4, device="cuda"), torch.zeros(6, device="cuda", dtype=torch.float64)
+    before = [each._version for each in (*out, priorities, summary)]
+    gae(on_gpu((4, 5)), out=out, priorities=priorities, summary=summary)
+    assert all(
+        each._version > version for each, version in zip((*out, priorities, summary), before, strict=True)
+    )
+
+
 def test_truncated_alone_is_refused_rather_than_read() -> None:
     x = on_gpu((4, 5))
     with pytest.raises(ValueError, match="truncation_values must be given with truncated on a CUDA device"):

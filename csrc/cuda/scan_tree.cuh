@@ -10,27 +10,15 @@ namespace device {
 constexpr int kTreeItems = 4;  // runs of 32 steps a warp, so that 4 loads of each input are in flight
 constexpr int kTreeSpan = kTreeItems * kWarp;
 
-// The steps begin + 32 k + lane of a row, for the k of one warp. kWhole: none of them lies beyond the end, which leaves one
-// address for each array.
-template <bool kWhole, class E, class I>
-HL_DEVICE void load_span(const E& e, I row, I begin, I end, int lane, SegmentOf<E>* s) {
-  HL_UNROLL
-  for (int k = 0; k < kTreeItems; ++k) {
-    const I i = begin + k * kWarp + lane;
-    HL_ASSUME(k == 0 || i > 0);
-    // Beyond the end the last is read again, and left out: a branch would keep the loads apart.
-    const bool real = kWhole || i < end;
-    const auto step = e.step(row, step_number<E>(e.horizon, real ? i : end - 1));
-    s[k] = real ? SegmentOf<E>{step.a, step.b} : nothing_done<E>();
-  }
-}
-
+// The steps begin + 32 k + lane of a row, for the k of one warp.
 template <class E, class I>
 HL_DEVICE void load_segments(const E& e, I row, I begin, I end, int lane, SegmentOf<E>* s) {
-  if (begin + kTreeSpan <= end) {
-    load_span<true>(e, row, begin, end, lane, s);
-  } else {
-    load_span<false>(e, row, begin, end, lane, s);
+  HL_UNROLL
+  for (int k = 0; k < kTreeItems; ++k) {
+    // Beyond the end the last is read again, and left out: a branch would keep the loads apart.
+    const I i = begin + k * kWarp + lane;
+    const auto step = e.step(row, step_number<E>(e.horizon, i < end ? i : end - 1));
+    s[k] = i < end ? SegmentOf<E>{step.a, step.b} : nothing_done<E>();
   }
 }
 
