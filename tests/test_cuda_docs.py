@@ -18,7 +18,8 @@ ROOT = CUDA_SOURCES.parents[1]
 DOCS = ROOT / "docs"
 
 
-def test_the_tables_of_figures_are_those_of_the_record() -> None:
+def test_the_tables_of_figures_are_those_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
     spec = importlib.util.spec_from_file_location("gpu_figures", ROOT / "tools/gpu_figures.py")
     assert spec is not None
     assert spec.loader is not None
