@@ -187,6 +187,7 @@ struct ColumnStore {
         RowMove move = plan_move(buffer, 2, from, 1);
         move.to_step = buffer.stride[0] * itemsize(buffer.dtype);
         move.to += row * move.to_step + position * buffer.stride[1] * itemsize(buffer.dtype);
+        move.stream = move.row.contiguous_bytes >= kStreamRowBytes && view_bytes(buffer) >= kStreamBytes;
         moves.push_back(move);
       } else {
         const View& column = columns.views[l - 1];
@@ -225,6 +226,8 @@ struct ColumnStore {
 
  private:
   static constexpr int64_t kAskedBytes = 4096;
+  // Of a rollout that is larger nothing is left in the core's caches by its end, with a policy's passes in between.
+  static constexpr int64_t kStreamBytes = int64_t{1} << 20;
   std::vector<RowMove> moves;
 };
 
