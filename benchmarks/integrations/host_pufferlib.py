@@ -109,9 +109,9 @@ class PhaseClock(Clock):
 
 
 class InPlace:
-    """Environments that write every step into the same arrays, as PufferLib's own do: its vectors, `Serial` and
-    `Multiprocessing`, allocate these once and hand them (or views of them) out at each step. The copies that
-    it takes to make others so are made where environments step, which is timed on neither side."""
+    """Environments that write every step into the same arrays, as PufferLib's own do: its vectors, `Serial`
+    and `Multiprocessing`, allocate these once and hand them, or views of them, out at each step. The copies
+    that it takes to make others so are made where environments step, which is timed on neither side."""
 
     def __init__(self, vecenv: Any) -> None:
         self._vecenv = vecenv

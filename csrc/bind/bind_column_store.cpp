@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,8 +11,10 @@
 #include "../cpu/stream.h"
 #include "bind_plans.h"
 #include "bind_row_cursors.h"
+#include "bound_call.h"
 #include "numpy_arrays.h"
 #include "plan_leaves.h"
+#include "scalar_arg.h"
 
 namespace hotloop {
 
@@ -135,13 +138,14 @@ struct ColumnStore {
 
   // The same, and source `lent` as an array of NumPy's: in a loop in which the policy's pass empties the caches, one
   // call that does both takes half the time of two.
-  py::tuple step(const py::handle& sources, int64_t start, int64_t stop, int64_t lent) {
-    if (lent < 0 || lent >= static_cast<int64_t>(source_names.size())) {
-      throw Error(PyExc_IndexError, "ColumnStore.step: lent must be in [0, " +
-                                        std::to_string(source_names.size()) + "), got " + std::to_string(lent));
-    }
+  py::object step(PyObject* const* args) {
+    constexpr const char* kStep = "ColumnStore.step";
+    constexpr int64_t kLeast = std::numeric_limits<int64_t>::min(), kMost = std::numeric_limits<int64_t>::max();
+    const int64_t start = read_int(kStep, "start", args[1], kLeast, kMost);
+    const int64_t stop = read_int(kStep, "stop", args[2], kLeast, kMost);
+    const int64_t lent = read_int(kStep, "lent", args[3], 0, static_cast<int64_t>(source_names.size()) - 1);
     py::object array = py::none();
-    const int64_t full_rows = write(sources, start, stop, lent, &array);
+    const int64_t full_rows = write(args[0], start, stop, lent, &array);
     return py::make_tuple(full_rows, std::move(array));
   }
 
@@ -239,7 +243,9 @@ void bind_column_store(py::module_& m) {
            py::arg("cursors"))
       .def("bind", &ColumnStore::bind, py::arg("buffers"))
       .def("store", &ColumnStore::store, py::arg("sources"), py::arg("start"), py::arg("stop"))
-      .def("step", &ColumnStore::step, py::arg("sources"), py::arg("start"), py::arg("stop"), py::arg("lent"))
+      .def_property_readonly(
+          "step",
+          [](const py::object& self) { return BoundCall<ColumnStore, 4, &ColumnStore::step>::of(self, "step"); })
       .def("spread", &ColumnStore::spread);
 }
 

@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "bind_plans.h"
+#include "bound_call.h"
 #include "numpy_arrays.h"
 #include "torch_bridge.h"
 
@@ -70,7 +71,9 @@ struct LentTensors {
     if (limit_ < 0) value_error("LentTensors", "limit", "at least 0", std::to_string(limit_));
   }
 
-  py::object tensors(const py::tuple& arrays) {
+  py::object tensors(PyObject* const* args) {
+    if (!PyTuple_Check(args[0])) type_error("LentTensors.tensors", "arrays", "a tuple", Py_TYPE(args[0])->tp_name);
+    const auto arrays = py::reinterpret_borrow<py::tuple>(args[0]);
     const bool places_known = !given_up && read_places(arrays);
     for (size_t e = 0; places_known && e < entries.size(); ++e) {
       if (!(entries[e].places == places)) continue;
@@ -136,7 +139,10 @@ struct LentTensors {
 void bind_lent_tensors(py::module_& m) {
   py::class_<LentTensors>(m, "LentTensors")
       .def(py::init<py::object, int64_t>(), py::arg("make"), py::arg("limit"))
-      .def("tensors", &LentTensors::tensors, py::arg("arrays"))
+      .def_property_readonly("tensors",
+                             [](const py::object& self) {
+                               return BoundCall<LentTensors, 1, &LentTensors::tensors>::of(self, "tensors");
+                             })
       .def("forget", &LentTensors::forget)
       .def("held", &LentTensors::held);
 }

@@ -90,14 +90,13 @@ class ColumnStore:
         # subclasses of Tensor, which torch reads
         return self.store(tuple(each.as_subclass(Tensor) for each in sources), start, stop)
 
-
     def step(
         self, sources: tuple[Tensor, ...], start: int, stop: int, lent: int
     ) -> tuple[int, npt.NDArray[Any]]:
         """`store`, and what `sources[lent].numpy()` gives: an array in the same memory.
 
         Raises:
-            IndexError: `lent` is none of the sources. Else as `store`, and as `Tensor.numpy`.
+            ValueError: `lent` is none of the sources. Else as `store`, and as `Tensor.numpy`.
         """
         full_rows, array = self.try_step(sources, start, stop, lent)
         if full_rows < 0:
@@ -112,8 +111,8 @@ class LentTensors:
     `tensors((a, b, ...))` gives for each array what `torch.from_numpy` does (`torch.as_tensor` for what is no
     array), as a tuple. Where arrays lie in the same memory as those of an earlier call, with the same shapes,
     strides and dtypes, it is the tuple of that call, unless somebody has changed one of its tensors in place
-    (its shape, what it points to, whether it requires grad). Arrays are held until `forget`, so their memory is
-    not given to others meanwhile. Those that may not be written to are not.
+    (its shape, what it points to, whether it requires grad). Arrays are held until `forget`, so that their
+    memory is not given to others meanwhile. Of those that may not be written to none is held.
 
     Args:
         limit: calls whose arrays are held. One more that lie elsewhere, and all are let go: this memory does
