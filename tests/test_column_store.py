@@ -182,3 +182,23 @@ def test_wide_rows_of_a_large_rollout() -> None:
     store.spread()
     assert torch.equal(buffers["wide"], told.transpose(0, 1))
     assert bool((buffers["narrow"] == 1).all())
+
+
+@pytest.mark.parametrize("horizon", [64, 67])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_many_numbers(horizon: int, offset: int) -> None:
+    """A mebibyte and more of them go past the cache."""
+    shape = (2100, horizon)
+    buffers = {"wide": torch.zeros(*shape, 2, dtype=torch.uint8)} | {
+        name: torch.zeros(shape[0] * shape[1] + offset, dtype=dtype)[offset:].view(shape)
+        for name, dtype in (("a", torch.int64), ("b", torch.float32), ("c", torch.uint8), ("d", torch.int16))
+    }
+    cursors = ops.RowCursors(shape[0], *shape)
+    store = ops.ColumnStore(buffers, cursors)
+    store.bind(buffers)
+    told = {name: torch.randint(0, 100, (*shape, *b.shape[2:])).to(b.dtype) for name, b in buffers.items()}
+    for time in range(horizon):
+        store.store(tuple(each[:, time] for each in told.values()), 0, shape[0])
+    store.spread()
+    for name, buffer in buffers.items():
+        assert torch.equal(buffer, told[name]), name

@@ -215,13 +215,13 @@ struct ColumnStore {
     const RowCursors& at = cursors->cursors;
     buffers->mark_written();
     int64_t bytes = 0;
+    for (const View& to : columns.views) bytes += 2 * view_bytes(to);
     std::vector<Columns> all;
     for (size_t l = 0; l < columns.views.size(); ++l) {
       const View& to = buffers->views[l + 1];
       const int64_t size = itemsize(to.dtype);
       all.push_back({columns.views[l].data, to.data, at.segments, at.horizon, entry_bytes(to), to.stride[0] * size,
-                     to.stride[1] * size});
-      bytes += 2 * view_bytes(to);
+                     to.stride[1] * size, bytes / 2 >= kStreamBytes});
     }
     run_kernel(bytes, [&] {
       for (const Columns& each : all) spread_columns(each);
