@@ -177,7 +177,7 @@ struct ColumnStore {
       const View& buffer = buffers->views[l];
       const char* name = source_names[l].c_str();
       PyObject* source = PyTuple_GET_ITEM(sources.ptr(), static_cast<Py_ssize_t>(l));
-      const View told = read_tensor(kOp, name, source);
+      const View told = read_tensor(kOp, name, source, false);  // a policy makes new ones at each step
       const View from = fitted(name, told, buffer, count);
       if (static_cast<int64_t>(l) == lent) *array = array_of(source, told);
       bytes += 2 * view_bytes(from);

@@ -86,7 +86,8 @@ class Rollout:
         move_to_huge_pages(self._buffers.values())
         self._plan = ColumnStore(self._buffers, self._cursors)
         # Environments that work ahead may have two sets of memory for a slice of agents.
-        slices = -(-trainer.total_agents // trainer.vecenv.agents_per_batch)
+        batch = getattr(trainer.vecenv, "agents_per_batch", trainer.total_agents)
+        slices = -(-trainer.total_agents // batch)
         self.lent = LentTensors(min(2 * slices, _MOST_LENT))
         self.begin(trainer)
 
@@ -214,7 +215,7 @@ def _fill(trainer: Any, rollout: Rollout) -> None:
     # What a step looks up is at hand: after the policy's pass nothing is in the processor's caches.
     tensors, normal, plain = rollout.lent.tensors, torch.distributions.Normal, rollout.plain
     try_step, beyond = rollout.try_step, rollout.beyond
-    segments, full_rows = trainer.segments, 0
+    segments, full_rows, sent = trainer.segments, 0, None
     while full_rows < segments:
         profile("env", epoch)
         observations, rewards, terminals, truncations, _, infos, ids, mask = trainer.vecenv.recv()
@@ -237,7 +238,7 @@ def _fill(trainer: Any, rollout: Rollout) -> None:
         if recurrent:
             trainer.lstm_h[start] = context["lstm_h"]
             trainer.lstm_c[start] = context["lstm_c"]
-        now, sent = -1, None
+        now = -1
         if plain and not beyond:
             now, sent = try_step(
                 (observations, actions, logprobs, rewards, terminals, values), start, stop, _ACTIONS
@@ -258,6 +259,7 @@ def _fill(trainer: Any, rollout: Rollout) -> None:
         _collect(trainer.stats, infos)
         profile("env", epoch)
         trainer.vecenv.send(sent)
+        sent = None  # goes with the actions, as in PuffeRL, and not when the next are there
 
 
 def _count(mask: Any) -> int:
