@@ -203,3 +203,21 @@ def test_environments_in_other_processes(workers: int) -> None:
     expected = run_one()
     ours.install()
     assert_equal(run_one(), expected)
+
+
+def test_environments_that_do_not_name_their_batch() -> None:
+    class Few:
+        """All that PuffeRL asks of them."""
+
+        def __init__(self, agents: Agents) -> None:
+            self.recv, self.send, self.action_space = agents.recv, agents.send, agents.action_space
+            self.single_observation_space = agents.single_observation_space
+
+    def one() -> Any:
+        hot = trainer(slices=1)
+        hot.vecenv = Few(hot.vecenv)
+        return hot
+
+    expected = run(one(), epochs=1)
+    ours.install()
+    assert_equal(run(one(), epochs=1), expected)
