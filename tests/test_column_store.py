@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -112,3 +113,92 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written() -> None:
         store.bind({name: buffer for name, buffer in buffers.items() if name != "rewards"})
     with pytest.raises(ValueError, match=r"\[S, T, ...\], got \[8\]"):
         ops.ColumnStore({"a": torch.zeros(8, 2), "b": torch.zeros(8)}, cursors)
+
+
+def test_a_step_gives_one_source_as_an_array() -> None:
+    buffers, cursors, store = made(4, 8, 2)
+    again, _, other = made(4, 8, 2)
+    source = torch.Generator().manual_seed(0)
+    for number in range(4):
+        told = step(4, source)
+        told["moves"] = told["moves"].t().contiguous().t()
+        names = tuple(told)
+        lent = number + 1
+        full_rows, array = store.step(tuple(told.values()), 0, 4, lent)
+        assert full_rows == cursors.full_rows == other.store(tuple(told.values()), 0, 4)
+        expected = told[names[lent]].numpy()
+        assert type(array) is np.ndarray
+        assert (array.ctypes.data, array.dtype) == (expected.ctypes.data, expected.dtype)
+        assert (array.shape, array.strides) == (expected.shape, expected.strides)
+        assert array.flags.writeable
+        kept = expected.copy()
+        del told, expected
+        torch.zeros(1 << 10)  # in the place of what was freed
+        assert np.array_equal(array, kept)
+    store.spread()
+    other.spread()
+    for name, buffer in buffers.items():
+        assert torch.equal(buffer, again[name]), name
+
+
+def test_a_step_of_what_numpy_does_not_know() -> None:
+    _, cursors, store = made(4, 8, 1)
+    told = step(4, torch.Generator().manual_seed(0))
+    marked = told | {"actions": told["actions"].as_subclass(Marked)}
+    full_rows, array = store.step(tuple(marked.values()), 0, 4, 1)
+    assert full_rows == 4
+    assert np.array_equal(array, told["actions"].numpy())
+    halves = told | {"rewards": told["rewards"].half()}
+    assert store.step(tuple(halves.values()), 0, 4, 3)[1].dtype == np.float16
+    cursors.reset()
+    with pytest.raises(TypeError, match="BFloat16"):
+        store.step(tuple((told | {"rewards": told["rewards"].bfloat16()}).values()), 0, 4, 3)
+
+
+def test_a_step_that_does_not_fit_is_refused() -> None:
+    _, cursors, store = made(4, 8, 2)
+    told = tuple(step(4, torch.Generator().manual_seed(0)).values())
+    with pytest.raises(IndexError, match=r"agents \[0, 5\) must lie in \[0, 4\)"):
+        store.step(told, 0, 5, 1)
+    for lent in (-1, 6):
+        with pytest.raises(ValueError, match=rf"ColumnStore.step: lent must be in \[0, 5\], got {lent}"):
+            store.step(told, 0, 4, lent)
+    with pytest.raises(TypeError, match=r"ColumnStore.step: start must be an integer, got str"):
+        store.step(told, "0", 4, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected 4 positional arguments, got 3"):
+        store.try_step(told, 0, 4)  # type: ignore[call-arg]
+    assert cursors.position(0) == 0
+
+
+def test_wide_rows_of_a_large_rollout() -> None:
+    """They go past the cache."""
+    buffers = {"wide": torch.zeros(32, 64, 600, dtype=torch.uint8), "narrow": torch.zeros(32, 64)}
+    cursors = ops.RowCursors(32, 32, 64)
+    store = ops.ColumnStore(buffers, cursors)
+    store.bind(buffers)
+    told = torch.randint(0, 255, (64, 32, 600), dtype=torch.uint8)
+    for each in told:
+        store.store((each, torch.ones(32)), 0, 32)
+    store.spread()
+    assert torch.equal(buffers["wide"], told.transpose(0, 1))
+    assert bool((buffers["narrow"] == 1).all())
+
+
+@pytest.mark.parametrize("horizon", [64, 67])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_many_numbers(horizon: int, offset: int) -> None:
+    """A mebibyte and more of them go past the cache."""
+    shape = (2100, horizon)
+    buffers = {"wide": torch.zeros(*shape, 2, dtype=torch.uint8)} | {
+        name: torch.zeros(shape[0] * shape[1] + offset, dtype=dtype)[offset:].view(shape)
+        for name, dtype in (("a", torch.int64), ("b", torch.float32), ("c", torch.uint8), ("d", torch.int16))
+    }
+    cursors = ops.RowCursors(shape[0], *shape)
+    store = ops.ColumnStore(buffers, cursors)
+    store.bind(buffers)
+    told = {name: torch.randint(0, 100, (*shape, *b.shape[2:])).to(b.dtype) for name, b in buffers.items()}
+    for time in range(horizon):
+        store.store(tuple(each[:, time] for each in told.values()), 0, shape[0])
+    store.spread()
+    for name, buffer in buffers.items():
+        assert torch.equal(buffer, told[name]), name

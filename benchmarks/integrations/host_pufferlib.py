@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,12 +108,38 @@ class PhaseClock(Clock):
         return iter(())
 
 
+class InPlace:
+    """Environments that write every step into the same arrays, as PufferLib's own do: its vectors, `Serial`
+    and `Multiprocessing`, allocate these once and hand them, or views of them, out at each step. The copies
+    that it takes to make others so are made where environments step, which is timed on neither side."""
+
+    def __init__(self, vecenv: Any) -> None:
+        self._vecenv = vecenv
+        told = vecenv.recv()
+        self._arrays = [np.array(each) for each in told[:4]]
+        self._more = told[4:]
+
+    def recv(self) -> tuple[Any, ...]:
+        return (*self._arrays, *self._more)
+
+    def send(self, actions: Any) -> None:
+        self._vecenv.send(actions)
+        told = self._vecenv.recv()
+        for array, each in zip(self._arrays, told, strict=False):
+            np.copyto(array, each)
+        self._more = told[4:]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vecenv, name)
+
+
 class PufferSubject(Subject):
     def __init__(self, job: Job, seed: int, clock: PhaseClock) -> None:
         self.steps = job.batch_size
         self.clock = clock
         self._contestant = Puffer(job, 1, seed)
         self.trainer = trainer = self._contestant.trainer
+        trainer.vecenv = InPlace(trainer.vecenv)
         trainer.config.update(prio_alpha=0.8, prio_beta0=0.2)  # PufferLib's own defaults
         trainer.profile = clock
         self.note = self._contestant.note
@@ -178,7 +205,7 @@ class PufferFloor(PufferSubject):
         rollout, training = importlib.import_module("hotloop.integrations.pufferlib")._WORK[self.trainer]
         self._observations = _bytes(self.trainer.observations.numel())
         self._at = 0
-        rollout._plan = _Before(rollout._plan, "try_store", self._step)
+        rollout._plan = _Before(rollout._plan, "try_step", self._step)
         training._plan = _Before(training._plan, "gather", self._minibatch)
         training.advantages_of = self._advantages(training.advantages_of)
         self._small = _bytes(job.agents * 5 * 4), _bytes(job.agents * 5 * 4)

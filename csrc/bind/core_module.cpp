@@ -110,6 +110,7 @@ PYBIND11_MODULE(_core, m) {
   hotloop::bind_step_books(m);
   hotloop::bind_step_end(m);
   hotloop::bind_column_store(m);
+  hotloop::bind_lent_tensors(m);
   hotloop::bind_puff_draw(m);
   try {
     hotloop::init_torch_bridge();

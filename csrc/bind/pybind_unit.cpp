@@ -3,6 +3,7 @@
 #include "bind_act_plan.cpp"
 #include "bind_column_store.cpp"
 #include "bind_gather_plan.cpp"
+#include "bind_lent_tensors.cpp"
 #include "bind_puff_draw.cpp"
 #include "bind_row_cursors.cpp"
 #include "bind_stage_plan.cpp"

@@ -98,7 +98,7 @@ ByteRange byte_range(const View& view) {
   return {view.data + low * size, view.data + (high + 1) * size};
 }
 
-View read_tensor(const char* op, const char* arg, PyObject* object) {
+View read_tensor(const char* op, const char* arg, PyObject* object, bool comes_again) {
   switch (tensor_kind(object)) {
     case TensorKind::exact: break;
     case TensorKind::subclass: throw NeedsDispatcher{};
@@ -116,7 +116,7 @@ View read_tensor(const char* op, const char* arg, PyObject* object) {
     type_error(op, arg, "of a real dtype of at most 64 bits", python_attribute(object, "dtype"));
   }
   if (is_floating(view.dtype)) {  // only these can be negated lazily or require grad
-    if (has_negative_bit(object, raw)) {
+    if (has_negative_bit(object, raw, comes_again)) {
       value_error(op, arg, "a tensor whose memory holds its values",
                   "a view with the negative bit set (call .resolve_neg() first)");
     }

@@ -12,8 +12,9 @@
 namespace hotloop {
 
 // A tensor argument. TypeError for what is not a torch tensor on the CPU, or of an unsupported kind or dtype;
-// ValueError for one whose gradient would be lost; NeedsDispatcher for tensor subclasses.
-View read_tensor(const char* op, const char* arg, PyObject* object);
+// ValueError for one whose gradient would be lost; NeedsDispatcher for tensor subclasses. `comes_again`: whether it may
+// be passed again and something is worth noting of it.
+View read_tensor(const char* op, const char* arg, PyObject* object, bool comes_again = true);
 
 // The same for an optional one: absent() is true of the result for None.
 inline View read_optional(const char* op, const char* arg, PyObject* object) {
@@ -47,9 +48,9 @@ inline void expect_same_shape(const char* op, const char* arg, const View& view,
 }
 
 void expect_dtype(const char* op, const char* arg, const View& view, DType dtype);
-void expect_float(const char* op, const char* arg, const View& view);    // float32 or float64
-void expect_real(const char* op, const char* arg, const View& view);     // any floating dtype
-void expect_flag(const char* op, const char* arg, const View& view);     // bool, uint8 or floating
+void expect_float(const char* op, const char* arg, const View& view);  // float32 or float64
+void expect_real(const char* op, const char* arg, const View& view);  // any floating dtype
+void expect_flag(const char* op, const char* arg, const View& view);  // bool, uint8 or floating
 
 // The bytes between a view's first and its last element.
 struct ByteRange {

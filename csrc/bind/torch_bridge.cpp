@@ -123,12 +123,12 @@ TensorKind tensor_kind(PyObject* object) {
 
 const dlpack::ExchangeApi& exchange_api() { return *bridge.api; }
 
-bool has_negative_bit(PyObject* tensor, const dlpack::Tensor& raw) {
+bool has_negative_bit(PyObject* tensor, const dlpack::Tensor& raw, bool remember) {
   KnownTensor& known = known_tensors[(reinterpret_cast<uintptr_t>(tensor) >> 4) % kKnownTensors];
   if (known.is(tensor, raw)) return false;
   const bool negative = bridge.is_neg_direct != nullptr ? is_true(bridge.is_neg_direct(tensor, nullptr))
                                                         : is_true(PyObject_CallOneArg(bridge.is_neg, tensor));
-  if (!negative) known.remember(tensor, raw);
+  if (!negative && remember) known.remember(tensor, raw);
   return negative;
 }
 

@@ -11,8 +11,9 @@ enum class TensorKind { exact, subclass, not_a_tensor };
 
 TensorKind tensor_kind(PyObject* object);  // exact: type is torch.Tensor or torch.nn.Parameter
 const dlpack::ExchangeApi& exchange_api();
-// `raw` is what the exchange API says of the same tensor.
-bool has_negative_bit(PyObject* tensor, const dlpack::Tensor& raw);
+// `raw` is what the exchange API says of the same tensor. `remember`: that it has not is noted, which is worth its
+// cost where the tensor is passed again.
+bool has_negative_bit(PyObject* tensor, const dlpack::Tensor& raw, bool remember = true);
 bool requires_grad(PyObject* tensor);
 bool grad_mode_enabled();
 void bump_version(PyObject* tensor);  // tells autograd that the tensor was written to

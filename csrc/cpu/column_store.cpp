@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "parallel.h"
+#include "stream.h"
 
 namespace hotloop {
 namespace {
@@ -15,13 +16,23 @@ constexpr int64_t kRows = 64, kTimes = 16;
 template <int64_t kBytes>
 void spread_tile(const Columns& c, int64_t first, int64_t rows, int64_t time, int64_t times) {
   alignas(64) char tile[kRows][kTimes * kBytes];
+  // The policy's pass lies between: nothing of it is in the caches, and lines that are asked for at once come at once.
+  for (int64_t t = 0; t < times; ++t) {
+    will_read(c.from + ((time + t) * c.segments + first) * kBytes, rows * kBytes);
+  }
+  const bool stream = c.stream && c.time_step == kBytes;
+  for (int64_t i = 0; i < rows && !stream; ++i) {
+    will_write(c.to + (first + i) * c.row_step + time * c.time_step, times * kBytes);
+  }
   for (int64_t t = 0; t < times; ++t) {
     const char* from = c.from + ((time + t) * c.segments + first) * kBytes;
     for (int64_t i = 0; i < rows; ++i) std::memcpy(tile[i] + t * kBytes, from + i * kBytes, kBytes);
   }
   for (int64_t i = 0; i < rows; ++i) {
     char* to = c.to + (first + i) * c.row_step + time * c.time_step;
-    if (c.time_step == kBytes) {
+    if (stream) {
+      stream_bytes(to, tile[i], times * kBytes);
+    } else if (c.time_step == kBytes) {
       std::memcpy(to, tile[i], static_cast<size_t>(times * kBytes));
     } else {
       for (int64_t t = 0; t < times; ++t) std::memcpy(to + t * c.time_step, tile[i] + t * kBytes, kBytes);
@@ -53,6 +64,7 @@ void spread_columns(const Columns& c) {
         default: spread_tile_of_any(c, first, rows, time, times); break;
       }
     }
+    if (c.stream) stream_end();
   });
 }
 

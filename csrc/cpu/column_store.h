@@ -9,6 +9,7 @@ struct Columns {
   char* to = nullptr;          // [S, T], entries as long
   int64_t segments = 0, horizon = 0, bytes = 0;
   int64_t row_step = 0, time_step = 0;  // of `to`, in bytes
+  bool stream = false;                  // past the cache
 };
 
 void spread_columns(const Columns& columns);

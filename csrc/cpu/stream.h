@@ -48,6 +48,12 @@ inline void will_write(const char* to, int64_t count) {
 #endif
 }
 
+inline void will_read(const char* from, int64_t count) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < count; i += 64) __builtin_prefetch(from + i);
+#endif
+}
+
 // Streamed stores are visible to other threads only after this.
 inline void stream_end() {
 #if defined(__SSE2__)

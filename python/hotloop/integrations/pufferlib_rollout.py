@@ -12,11 +12,14 @@ from torch import Tensor
 
 from hotloop.ops import ColumnStore, RowCursors
 from hotloop.ops._memory import move_to_huge_pages
+from hotloop.ops.column_store import LentTensors
 
 # attributes of PuffeRL, in the order in which a step is handed over
 STORED = ("observations", "actions", "logprobs", "rewards", "terminals", "values")
 TRUNCATIONS = ("ignore", "terminal", "final", "previous")
 LOSSES = ("exact", "fused")
+_ACTIONS = STORED.index("actions")
+_MOST_LENT = 16  # sets of arrays that are told apart: they are compared one by one
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,11 @@ class Rollout:
         options: what becomes of truncations and masks.
 
     Attributes:
+        plain: whether a step is stored as it is, by `try_step` alone.
         valid: `[segments, horizon]` uint8: 0 for a step that counts for nothing; None where all count.
+        lent: tensors over the environments' arrays, within a rollout.
         full_rows: finished in this rollout.
+        beyond: slices, by their first agent, whose next row is none.
 
     Observations go where they belong. One number an agent would touch as many lines of memory as an
     observation does: these lie beside each other, time by time, until the rollout is over.
@@ -68,7 +74,7 @@ class Rollout:
 
     def __init__(self, trainer: Any, options: Options) -> None:
         self.options = options
-        self._plain = not options.masks and options.truncations == "ignore"
+        self.plain = not options.masks and options.truncations == "ignore"
         self.segments, self.horizon = trainer.values.shape
         self.valid: Tensor | None = None
         if options.fillers:
@@ -79,6 +85,10 @@ class Rollout:
         # PuffeRL has filled them with zeros, on small pages. Of a minibatch's rows each lies on others.
         move_to_huge_pages(self._buffers.values())
         self._plan = ColumnStore(self._buffers, self._cursors)
+        # Environments that work ahead may have two sets of memory for a slice of agents.
+        batch = getattr(trainer.vecenv, "agents_per_batch", trainer.total_agents)
+        slices = -(-trainer.total_agents // batch)
+        self.lent = LentTensors(min(2 * slices, _MOST_LENT))
         self.begin(trainer)
 
     def _look_up(self, trainer: Any) -> None:
@@ -93,7 +103,7 @@ class Rollout:
         self._cursors.reset()
         self.full_rows = 0
         self._free = trainer.total_agents
-        self._beyond: set[int] = set()  # slices, by their first agent, whose next row is none
+        self.beyond: set[int] = set()
         self._look_up(trainer)
         for name, column in self._plan.columns.items():
             buffer = self._buffers[name]
@@ -101,6 +111,7 @@ class Rollout:
                 self._plan = ColumnStore(self._buffers, self._cursors)  # somebody has put another one there
                 break
         self._plan.bind(self._buffers)
+        self.try_step = self._plan.try_step
 
     def store(
         self,
@@ -125,24 +136,25 @@ class Rollout:
         Raises:
             RuntimeError: they have filled their rows and no row is free.
         """
-        if self._beyond and start in self._beyond:
+        if start in self.beyond:
             raise RuntimeError(
                 f"hotloop.integrations.pufferlib: agents {start} to {stop - 1} have filled their rows before "
                 f"the others: no row is free of {self.segments} segments"
             )
-        if not self._plain:
+        if not self.plain:
             row, position = int(self._cursors.rows[start]), self._cursors.position(start)
             step = self._with_options(
                 step, torch.as_tensor(truncations), torch.as_tensor(mask), row, position, gamma
             )
-        full_rows = self._plan.try_store(step, start, stop)
-        if full_rows < 0:
-            full_rows = self._plan.store(step, start, stop)
+        return self.stored(self._plan.store(step, start, stop), start, stop)
+
+    def stored(self, full_rows: int, start: int, stop: int) -> int:
+        """After a step of agents has been stored, `full_rows` being full then; returns these."""
         if full_rows != self.full_rows:
             self.full_rows = full_rows
             self._free += stop - start
             if self._free > self.segments:
-                self._beyond.add(start)
+                self.beyond.add(start)
             if full_rows >= self.segments:
                 self._plan.spread()
         return full_rows
@@ -177,24 +189,33 @@ class Rollout:
 
 def evaluate(trainer: Any, rollout: Rollout) -> Any:
     """One rollout of `trainer.segments` rows; returns the environments' statistics."""
-    profile, epoch, config = trainer.profile, trainer.epoch, trainer.config
-    sample_logits = importlib.import_module("pufferlib.pytorch").sample_logits
+    profile, epoch = trainer.profile, trainer.epoch
     profile("eval", epoch)
     profile("eval_misc", epoch, nest=True)
-    recurrent = config["use_rnn"]
-    if recurrent:
+    if trainer.config["use_rnn"]:
         for state in (*trainer.lstm_h.values(), *trainer.lstm_c.values()):
             state.zero_()
     rollout.begin(trainer)
     trainer.full_rows = 0
+    try:
+        _fill(trainer, rollout)
+    finally:
+        rollout.lent.forget()
+    profile("eval_misc", epoch)
+    trainer.free_idx = trainer.total_agents
+    profile.end()
+    return trainer.stats
+
+
+def _fill(trainer: Any, rollout: Rollout) -> None:
+    """Steps until all rows are full."""
+    profile, epoch, config = trainer.profile, trainer.epoch, trainer.config
+    recurrent, gamma = config["use_rnn"], config["gamma"]
+    sample_logits = importlib.import_module("pufferlib.pytorch").sample_logits
     # What a step looks up is at hand: after the policy's pass nothing is in the processor's caches.
-    store, tensor, normal, gamma = (
-        rollout.store,
-        torch.from_numpy,
-        torch.distributions.Normal,
-        config["gamma"],
-    )
-    array, segments, full_rows = np.ndarray, trainer.segments, 0
+    tensors, normal, plain = rollout.lent.tensors, torch.distributions.Normal, rollout.plain
+    try_step, beyond = rollout.try_step, rollout.beyond
+    segments, full_rows, sent = trainer.segments, 0, None
     while full_rows < segments:
         profile("env", epoch)
         observations, rewards, terminals, truncations, _, infos, ids, mask = trainer.vecenv.recv()
@@ -202,10 +223,7 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
         start, stop = int(ids[0]), int(ids[-1]) + 1
         trainer.global_step += _count(mask)
         profile("eval_copy", epoch)
-        # from_numpy is a third of as_tensor, which looks for what kind of thing it was given
-        observations = tensor(observations) if type(observations) is array else torch.as_tensor(observations)
-        rewards = tensor(rewards) if type(rewards) is array else torch.as_tensor(rewards)
-        terminals = tensor(terminals) if type(terminals) is array else torch.as_tensor(terminals)
+        observations, rewards, terminals = tensors((observations, rewards, terminals))
         profile("eval_forward", epoch)
         context = {"reward": rewards, "done": terminals, "env_id": slice(ids[0], ids[-1] + 1), "mask": mask}
         with torch.no_grad(), trainer.amp_context:
@@ -220,9 +238,20 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
         if recurrent:
             trainer.lstm_h[start] = context["lstm_h"]
             trainer.lstm_c[start] = context["lstm_c"]
-        step = (observations, actions, logprobs, rewards, terminals, values)
-        trainer.full_rows = full_rows = store(start, stop, step, truncations, mask, gamma)
-        sent = actions.numpy()
+        now = -1
+        if plain and not beyond:
+            now, sent = try_step(
+                (observations, actions, logprobs, rewards, terminals, values), start, stop, _ACTIONS
+            )
+        if now != full_rows:  # seldom: rows are full, or it needs more than the call does
+            if now < 0:
+                step = observations, actions, logprobs, rewards, terminals, values
+                now, sent = rollout.store(start, stop, step, truncations, mask, gamma), None
+            else:
+                rollout.stored(now, start, stop)
+            trainer.full_rows = full_rows = now
+        if sent is None:
+            sent = actions.numpy()
         if isinstance(logits, normal):
             space = trainer.vecenv.action_space
             sent = np.clip(sent, space.low, space.high)
@@ -230,10 +259,7 @@ def evaluate(trainer: Any, rollout: Rollout) -> Any:
         _collect(trainer.stats, infos)
         profile("env", epoch)
         trainer.vecenv.send(sent)
-    profile("eval_misc", epoch)
-    trainer.free_idx = trainer.total_agents
-    profile.end()
-    return trainer.stats
+        sent = None  # goes with the actions, as in PuffeRL, and not when the next are there
 
 
 def _count(mask: Any) -> int:

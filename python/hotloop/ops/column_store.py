@@ -1,9 +1,13 @@
-"""`ColumnStore`: rollout steps whose numbers lie time by time until the rollout is over."""
+"""`ColumnStore`: rollout steps whose numbers lie time by time until the rollout is over, and `LentTensors`:
+tensors over the arrays that steps arrive in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -50,6 +54,7 @@ class ColumnStore:
             self.columns[name] = used.view(each.dtype).view(each.shape[1], each.shape[0], *each.shape[2:])
         self._native = _core.ColumnStore(self.names, tuple(self.columns.values()), cursors.native)
         self.try_store = self._native.store
+        self.try_step = self._native.step
         self.spread = self._native.spread
 
     def bind(self, buffers: Mapping[str, Tensor]) -> None:
@@ -84,6 +89,46 @@ class ColumnStore:
             return full_rows
         # subclasses of Tensor, which torch reads
         return self.store(tuple(each.as_subclass(Tensor) for each in sources), start, stop)
+
+    def step(
+        self, sources: tuple[Tensor, ...], start: int, stop: int, lent: int
+    ) -> tuple[int, npt.NDArray[Any]]:
+        """`store`, and what `sources[lent].numpy()` gives: an array in the same memory.
+
+        Raises:
+            ValueError: `lent` is none of the sources. Else as `store`, and as `Tensor.numpy`.
+        """
+        full_rows, array = self.try_step(sources, start, stop, lent)
+        if full_rows < 0:
+            full_rows = self.store(sources, start, stop)
+        return full_rows, sources[lent].numpy() if array is None else array
+
+
+class LentTensors:
+    """Tensors over NumPy arrays whose memory comes again, as that of environments which write every step into
+    the same arrays.
+
+    `tensors((a, b, ...))` gives for each array what `torch.from_numpy` does (`torch.as_tensor` for what is no
+    array), as a tuple. Where arrays lie in the same memory as those of an earlier call, with the same shapes,
+    strides and dtypes, it is the tuple of that call, unless somebody has changed one of its tensors in place
+    (its shape, what it points to, whether it requires grad). Arrays are held until `forget`, so that their
+    memory is not given to others meanwhile. Of those that may not be written to none is held.
+
+    Args:
+        limit: calls whose arrays are held. One more that lie elsewhere, and all are let go: this memory does
+            not come again, and until `forget` nothing more is held.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._native = _core.LentTensors(_tensor, limit)
+        self.tensors = self._native.tensors
+        self.forget = self._native.forget
+        self.held = self._native.held
+
+
+def _tensor(data: Any) -> Tensor:
+    # from_numpy is a third of as_tensor, which looks for what kind of thing it was given
+    return torch.from_numpy(data) if type(data) is np.ndarray else torch.as_tensor(data)
 
 
 def _rounded(size: int) -> int:
