@@ -98,12 +98,23 @@ HL_DEVICE typename E::Number walk_row(A& a, A& b, int from, int count, typename 
   return y;
 }
 
+// The step that a mover has in its turn `j` of the tile that begins at `begin`. Beyond the edges the last is read again, and
+// nobody asks for it: a branch would keep the loads apart.
+template <class E, class I>
+HL_DEVICE Affine<typename E::Number> tile_step(const E& e, I row0, int rows, I begin, int thread, int j) {
+  const TilePlace p(thread, j);
+  const I last = static_cast<I>(e.horizon) - 1, i = begin + p.step < last ? begin + p.step : last;
+  return e.step(row0 + (p.row < rows ? p.row : rows - 1), step_number<E>(e.horizon, i));
+}
+
 // A block has 32 rows, tile after tile along time. In turn n one warp, a lane a row, walks tile n, while the others write
-// tile n - 1 and read tile n + 1, which then takes its place.
+// tile n - 1 and read tile n + 1, which then takes its place. Behind switches no load goes ahead of another, and held
+// steps would only take registers: such tiles are read when their place is free.
 template <Access kAccess, class E>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks) scan_tile_kernel(const E given) {
   using T = typename E::Number;
   using I = Index<kAccess>;
+  constexpr bool kAhead = kAccess != Access::any;
   const E e = as_read<kAccess>(given);
   HL_SHARED(T, a, 2 * kTileSize);
   HL_SHARED(T, b, 2 * kTileSize);
@@ -116,16 +127,11 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) scan_tile_kernel(co
   T carry = T(0);
   for (I n = -1; n <= tiles; ++n) {
     const int here = static_cast<int>(n & 1), there = 1 - here;
+    const I next = (n + 1) * kTileSteps;
     Affine<T> steps[kTileTurns];
-    if (moves && n + 1 < tiles) {
-      const I begin = (n + 1) * kTileSteps;
+    if (kAhead && moves && n + 1 < tiles) {
       HL_UNROLL
-      for (int j = 0; j < kTileTurns; ++j) {
-        // Beyond the edges the last is read again, and nobody asks for it: a branch would keep the loads apart.
-        const TilePlace p(thread, j);
-        const I i = begin + p.step < horizon ? begin + p.step : horizon - 1;
-        steps[j] = e.step(row0 + (p.row < rows ? p.row : rows - 1), step_number<E>(e.horizon, i));
-      }
+      for (int j = 0; j < kTileTurns; ++j) steps[j] = tile_step(e, row0, rows, next, thread, j);
     }
     if (moves && n >= 1) {
       const I begin = (n - 1) * kTileSteps;
@@ -147,11 +153,17 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) scan_tile_kernel(co
     }
     __syncthreads();  // tile n - 1 is written
     if (moves && n + 1 < tiles) {
-      HL_UNROLL
-      for (int j = 0; j < kTileTurns; ++j) {
+      const auto put = [&](int j, const Affine<T>& step) {
         const int at = there * kTileSize + TilePlace(thread, j).at();
-        a[at] = steps[j].a;
-        b[at] = steps[j].b;
+        a[at] = step.a;
+        b[at] = step.b;
+      };
+      if constexpr (kAhead) {
+        HL_UNROLL
+        for (int j = 0; j < kTileTurns; ++j) put(j, steps[j]);
+      } else {
+        HL_ROLLED
+        for (int j = 0; j < kTileTurns; ++j) put(j, tile_step(e, row0, rows, next, thread, j));
       }
     }
     __syncthreads();  // tile n + 1 is there
