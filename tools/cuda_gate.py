@@ -34,6 +34,7 @@ FLAGS = [
     "-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Werror", "all-warnings",
     "-Xptxas", "-v,-Werror",
 ]  # fmt: skip
+ACCESSES = ("any", "steps", "rows")  # of csrc/cuda/plain.cuh, in its order
 BEGIN, END = "<!-- kernels: written by tools/cuda_gate.py --write -->", "<!-- end of kernels -->"
 
 ENTRY = re.compile(
@@ -93,6 +94,7 @@ def readable(names: list[str]) -> dict[str, str]:
     for mangled, name in zip(names, said, strict=True):
         name = re.sub(r"hotloop::(device::)?|\(anonymous namespace\)::|^void ", "", name)
         name = name[: name.rindex("(")]
+        name = re.sub(r"\(Access\)(\d)", lambda found: ACCESSES[int(found[1])], name)
         name = re.sub(r"DepartureEstimator<(?:float|double), (\w+<\w+>) ?>", r"\1", name)
         short[mangled] = name.replace("_kernel", "").replace(" >", ">")
     return short

@@ -170,7 +170,7 @@ def profile(
         trace: where to write a trace of torch.profiler for chrome://tracing or Perfetto, phases
         included. This costs much
             more than the profile itself: for runs of some seconds.
-        nvtx: mark the phases as NVTX ranges, for Nsight. It has never been run: no GPU was at hand.
+        nvtx: mark the phases as NVTX ranges, for Nsight. It has never been run.
 
     Raises:
         ValueError: `nvtx` without CUDA.
