@@ -123,11 +123,8 @@ PyObject* join_calls(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyObject* function = PyCFunction_New(&run_definition, capsule);
     Py_DECREF(capsule);
     return function;
-  } catch (const PythonErrorSet&) {  // NOLINT(bugprone-empty-catch): the error is set
-  } catch (const Error& error) {
-    PyErr_SetString(error.type, error.what());
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
+  } catch (...) {
+    set_caught_error();
   }
   return nullptr;
 }

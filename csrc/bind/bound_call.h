@@ -3,8 +3,6 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include <new>
-
 #include "errors.h"
 
 namespace hotloop {
@@ -34,15 +32,10 @@ struct BoundCall {
     }
     try {
       return (static_cast<T*>(PyCapsule_GetPointer(self, nullptr))->*method)(args).release().ptr();
-    } catch (const PythonErrorSet&) {
     } catch (pybind11::error_already_set& error) {
       error.restore();
-    } catch (const Error& error) {
-      PyErr_SetString(error.type, error.what());
-    } catch (const std::bad_alloc&) {
-      PyErr_NoMemory();
-    } catch (const std::exception& error) {
-      PyErr_SetString(PyExc_RuntimeError, error.what());
+    } catch (...) {
+      set_caught_error();
     }
     return nullptr;
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include <Python.h>
 
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -22,6 +23,20 @@ struct PythonErrorSet {};
 // Thrown where an argument is a tensor that must go through torch's dispatcher (a subclass, a fake tensor):
 // the binding then returns NotImplemented and the Python face takes the registered op.
 struct NeedsDispatcher {};
+
+// Within a handler of any exception: the Python exception that it stands for is set.
+inline void set_caught_error() {
+  try {
+    throw;
+  } catch (const PythonErrorSet&) {  // NOLINT(bugprone-empty-catch): it is set
+  } catch (const Error& error) {
+    PyErr_SetString(error.type, error.what());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+}
 
 inline std::string describe_shape(const View& view) {
   std::string text = "[";

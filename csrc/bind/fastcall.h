@@ -4,8 +4,6 @@
 #pragma once
 #include <Python.h>
 
-#include <new>
-
 #include "device_module.h"
 #include "errors.h"
 #if defined(HL_BIND_CUDA)
@@ -40,13 +38,8 @@ struct Op {
     } catch (const NeedsDevice& refusal) {
       return call_device_op(definition.ml_name, args, count, refusal);
 #endif
-    } catch (const PythonErrorSet&) {
-    } catch (const Error& error) {
-      PyErr_SetString(error.type, error.what());
-    } catch (const std::bad_alloc&) {
-      PyErr_NoMemory();
-    } catch (const std::exception& error) {
-      PyErr_SetString(PyExc_RuntimeError, error.what());
+    } catch (...) {
+      set_caught_error();
     }
     return nullptr;
   }
