@@ -76,7 +76,9 @@ def _movement() -> Iterator[tuple[str, Call]]:
     yield f"gather {len(indices)} of {agents}x{horizon}", lambda: ops.gather(leaves, indices, out=out)
 
 
-def main(library: str) -> int:
+def main(library: str, held: int = 0) -> int:
+    """`held`: so many tensors are made first, and kept, so that others lie elsewhere."""
+    kept = [torch.zeros(1) for _ in range(held)]
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     marks = ctypes.CDLL(library)
@@ -94,8 +96,9 @@ def main(library: str) -> int:
                 call()
             marks.marks_dump(label)
             marks.marks_stop()
+    del kept
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))
