@@ -99,7 +99,7 @@ bench-loops: $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-envpool $(V
 bench-tests: $(VENV)/.extra-bench $(VENV)/.native
 	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
 
-instructions: $(VENV)/.base $(VENV)/.native
+instructions: $(VENV)/.extra-test $(VENV)/.native
 	$(BIN)/python tools/compare_instructions.py compare
 
 lint: $(VENV)/.extra-dev $(VENV)/.native
