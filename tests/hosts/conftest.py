@@ -4,9 +4,11 @@ environment of its host's own; elsewhere a missing host skips its file, with the
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from hotloop.integrations import HOSTS, find_host
 
@@ -29,3 +31,17 @@ def host(request: pytest.FixtureRequest) -> None:
             pytest.skip(f"{found.distribution or found.module} is missing: make test-peers")
         if found.distribution is not None and found.version not in found.tested:
             pytest.skip(f"{found.distribution} {found.version} is not one of {found.tested}: make test-peers")
+
+
+@pytest.fixture
+def quiet_pufferl(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """PuffeRL without its dashboard, on one thread; afterwards its own code is back."""
+    from pufferlib import pufferl
+
+    from hotloop.integrations import pufferlib
+
+    monkeypatch.setattr(pufferl.PuffeRL, "print_dashboard", lambda *_, **__: None)
+    torch.set_num_threads(1)
+    yield
+    pufferlib.uninstall()
+    torch.set_autocast_enabled("cpu", False)  # PuffeRL never leaves it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,22 +21,13 @@ pytest.importorskip("pufferlib.pufferl", reason="what it imports is missing: mak
 from pufferl_trainers import HORIZON, assert_equal, config, run, trainer
 from pufferlib import emulation, models, pufferl, vector
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet_pufferl")]
 THEIRS = pufferl.compute_puff_advantage, pufferl.PuffeRL.evaluate, pufferl.PuffeRL.train
 
 
 def untouched() -> bool:
     found = pufferl.compute_puff_advantage, pufferl.PuffeRL.evaluate, pufferl.PuffeRL.train
     return all(a is b for a, b in zip(found, THEIRS, strict=True))
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(pufferl.PuffeRL, "print_dashboard", lambda *_, **__: None)
-    torch.set_num_threads(1)
-    yield
-    ours.uninstall()
-    torch.set_autocast_enabled("cpu", False)  # PuffeRL never leaves it
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,17 +16,8 @@ pytest.importorskip("pufferlib.pufferl", reason="what it imports is missing: mak
 from pufferl_trainers import run, trainer
 from pufferlib import pufferl
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet_pufferl")]
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(pufferl.PuffeRL, "print_dashboard", lambda *_, **__: None)
-    torch.set_num_threads(1)
-    yield
-    ours.uninstall()
-    torch.set_autocast_enabled("cpu", False)  # PuffeRL never leaves it
 
 
 def assert_close(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

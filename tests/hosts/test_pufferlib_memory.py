@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -19,16 +18,7 @@ pytest.importorskip("pufferlib.pufferl", reason="what it imports is missing: mak
 from pufferl_trainers import HORIZON, SPACES, Agents, assert_equal, config, run, trainer
 from pufferlib import emulation, models, pufferl, vector
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(pufferl.PuffeRL, "print_dashboard", lambda *_, **__: None)
-    torch.set_num_threads(1)
-    yield
-    ours.uninstall()
-    torch.set_autocast_enabled("cpu", False)
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet_pufferl")]
 
 
 class InPlace(Agents):
